@@ -1,0 +1,30 @@
+# `make demo` and `make test` are all a newcomer needs; both build .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATA ?=
+VERSION ?=
+OUT ?= runs/demo
+
+.PHONY: demo test lint gpu-check clean
+
+$(STAMP): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "torch==2.13.0" "numpy<2"
+	$(BIN)/pip install --quiet -e ".[train,dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python benchmarks/demo.py --out $(OUT) $(if $(DATA),--data $(DATA)) $(if $(VERSION),--version $(VERSION))
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,52 @@
+"""Packaging of udx: the base install is the runtime; training and back ends are extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+RUNTIME = [
+    "numpy>=1.26,<3",
+    "onnx>=1.20,<2",
+    "Pillow>=10,<14",
+    "click>=8.1,<9",
+    "rich>=13,<16",
+]
+ONNXRUNTIME = "onnxruntime>=1.24,<2"
+TRAIN = [
+    "torch>=2.11,<2.14",
+    "accelerate>=1.10,<2",
+    "transformers>=5,<6",
+    "safetensors>=0.5,<1",
+    "tensorboard>=2.18,<3",
+    "nuscenes-devkit>=1.2,<2",
+    "onnxscript>=0.5,<1",
+    "jaxtyping>=0.3,<0.4",
+    ONNXRUNTIME,
+]
+DEV = [
+    "pytest>=8.3,<10",
+    "hypothesis>=6.100,<7",
+    "beartype>=0.21,<0.24",
+    "ruff>=0.12,<0.18",
+    "mypy>=1.15,<3",
+]
+
+setup(
+    name="udx",
+    version="0.1.0",
+    description="From a nuScenes BEV 3D detector, through UniDistill, to a measured deployment engine.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["udx", "udx.*"]),
+    package_data={"udx": ["py.typed"]},
+    install_requires=RUNTIME,
+    extras_require={
+        "train": TRAIN,
+        "cpu": [ONNXRUNTIME],
+        "gpu": [ONNXRUNTIME.replace("onnxruntime", "onnxruntime-gpu"), "pycuda>=2024.1", "cuda-bindings>=13,<14"],
+        "dev": DEV,
+    },
+    entry_points={"console_scripts": ["udx = udx.cli:run"]},
+)

@@ -1,0 +1,59 @@
+"""Rigid transforms as 4×4 matrices named ``dst_T_src``: ``p_dst = dst_T_src @ p_src``."""
+
+import numpy as np
+
+from udx.geometry.arrays import FloatArray, require_finite, require_shape
+
+
+def from_quaternion(rotation_wxyz: FloatArray, translation_m: FloatArray) -> FloatArray:
+    """Build a 4×4 transform from a quaternion (w, x, y, z), normalised here, and a translation in metres.
+
+    Raises:
+        ValueError: a value is not finite, or the quaternion is zero.
+    """
+    quaternion = np.asarray(rotation_wxyz, dtype=np.float64)
+    translation = np.asarray(translation_m, dtype=np.float64)
+    require_shape("rotation", quaternion, (4,))
+    require_shape("translation", translation, (3,))
+    require_finite("rotation", quaternion)
+    require_finite("translation", translation)
+    norm = np.linalg.norm(quaternion)
+    if norm < 1e-6:
+        raise ValueError("rotation must be a unit quaternion, but is zero")
+    w, x, y, z = quaternion / norm
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = translation
+    return matrix
+
+
+def yaw_rotation(yaw_rad: float) -> FloatArray:
+    """4×4 rotation about +z, counter-clockwise seen from above."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[cos, -sin], [sin, cos]]
+    return matrix
+
+
+def quaternion_of_yaw(yaw_rad: float) -> FloatArray:
+    """Quaternion (w, x, y, z) of a rotation about +z."""
+    return np.array([np.cos(yaw_rad / 2), 0.0, 0.0, np.sin(yaw_rad / 2)])
+
+
+def inverse(dst_T_src: FloatArray) -> FloatArray:
+    """Invert a rigid transform by its transpose, which is exact to rounding."""
+    rotation, translation = dst_T_src[:3, :3], dst_T_src[:3, 3]
+    src_T_dst = np.eye(4)
+    src_T_dst[:3, :3] = rotation.T
+    src_T_dst[:3, 3] = -rotation.T @ translation
+    return src_T_dst
+
+
+def transform_points(dst_T_src: FloatArray, points_M3: FloatArray) -> FloatArray:
+    """Bring points (M, 3), metres, from frame ``src`` to frame ``dst``; any affine 4×4 will do."""
+    moved: FloatArray = points_M3 @ dst_T_src[:3, :3].T + dst_T_src[:3, 3]
+    return moved
