@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UdxError(f"cannot write {path}: {reason}; free some space or choose another path") from error

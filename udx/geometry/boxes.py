@@ -6,9 +6,7 @@ import numpy as np
 
 from udx.geometry.arrays import FloatArray
 
-BOX_CONVENTION: Final = (
-    "x,y,z(centre),l(heading),w,h,yaw(ccw from +x),vx,vy; ego frame at LIDAR_TOP; m, rad, m/s"
-)
+BOX_CONVENTION: Final = "x,y,z(centre),l(heading),w,h,yaw(ccw from +x),vx,vy; ego frame at LIDAR_TOP; m, rad, m/s"
 BOX_SIZE: Final = 9
 
 CLASSES: Final = (
@@ -57,10 +55,7 @@ def transform_boxes(dst_T_src: FloatArray, boxes_N9: FloatArray) -> FloatArray:
     """
     linear = dst_T_src[:3, :3]
     scale = float(np.cbrt(abs(np.linalg.det(linear))))
-    heading = (
-        np.stack([np.cos(boxes_N9[:, 6]), np.sin(boxes_N9[:, 6]), np.zeros(len(boxes_N9))], axis=-1)
-        @ linear.T
-    )
+    heading = np.stack([np.cos(boxes_N9[:, 6]), np.sin(boxes_N9[:, 6]), np.zeros(len(boxes_N9))], axis=-1) @ linear.T
     velocity = np.concatenate([boxes_N9[:, 7:9], np.zeros((len(boxes_N9), 1))], axis=1) @ linear.T
     moved = boxes_N9.copy()
     moved[:, :3] = boxes_N9[:, :3] @ linear.T + dst_T_src[:3, 3]
@@ -77,7 +72,5 @@ def points_in_box(points_M3: FloatArray, box_9: FloatArray, margin_m: float = 0.
     along = offset[:, 0] * cos + offset[:, 1] * sin
     across = -offset[:, 0] * sin + offset[:, 1] * cos
     half = box_9[3:6] / 2 + margin_m
-    inside: FloatArray = (
-        (np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(offset[:, 2]) <= half[2])
-    )
+    inside: FloatArray = (np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(offset[:, 2]) <= half[2])
     return inside

@@ -25,16 +25,12 @@ class BevGrid:
     cell: float
 
     def __post_init__(self) -> None:
-        if not (
-            np.isfinite([self.x_min, self.x_max, self.y_min, self.y_max]).all() and 0 < self.cell < np.inf
-        ):
+        if not (np.isfinite([self.x_min, self.x_max, self.y_min, self.y_max]).all() and 0 < self.cell < np.inf):
             raise ValueError(f"a grid needs finite bounds and a positive cell, not {self}")
         for axis, low, high in (("x", self.x_min, self.x_max), ("y", self.y_min, self.y_max)):
             cells = (high - low) / self.cell
             if cells < 1 or abs(cells - round(cells)) > 1e-6:
-                raise ValueError(
-                    f"{axis} range [{low}, {high}] m is not a whole number of {self.cell} m cells"
-                )
+                raise ValueError(f"{axis} range [{low}, {high}] m is not a whole number of {self.cell} m cells")
 
     @property
     def shape(self) -> tuple[int, int]:

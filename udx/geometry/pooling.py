@@ -76,9 +76,7 @@ class PoolingPlan:
         return int(self.cell_offsets[-1])
 
 
-def pooling_plan(
-    rig: CameraRig, frustum: Frustum, grid: BevGrid, z_range_m: tuple[float, float]
-) -> PoolingPlan:
+def pooling_plan(rig: CameraRig, frustum: Frustum, grid: BevGrid, z_range_m: tuple[float, float]) -> PoolingPlan:
     """Sort the frustum points of ``rig`` by the cell of ``grid`` they fall in.
 
     Points whose height in the BEV frame lies outside ``z_range_m`` are left out, as those outside the grid.

@@ -1,0 +1,50 @@
+"""The tensors that a detector reads, the same in training, in ONNX and in an engine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udx.data.frame import Sample
+from udx.data.spec import POINT_FEATURES, SensorSpec
+from udx.geometry import pooling_plan
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def input_shapes(spec: SensorSpec) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every input of a detector with this spec, in the order of its inputs.
+
+    ``images`` (N, H, W, 3) RGB; ``pool_index`` (P,) and ``pool_offsets`` (cells + 1,): the rig's
+    ``PoolingPlan``; ``points`` (max_points, 5) with ``num_points`` (1,) of them valid.
+    """
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+    if spec.camera is not None:
+        frustum, cameras = spec.camera.frustum, len(spec.camera.names)
+        shapes["images"] = (cameras, frustum.image_height_px, frustum.image_width_px, 3), "uint8"
+        shapes["pool_index"] = (cameras * frustum.num_points,), "int32"
+        shapes["pool_offsets"] = (spec.grid.num_cells + 1,), "int32"
+    if spec.lidar is not None:
+        shapes["points"] = (spec.lidar.max_points, len(POINT_FEATURES)), "float32"
+        shapes["num_points"] = (1,), "int32"
+    return shapes
+
+
+def inputs_of(sample: Sample, spec: SensorSpec) -> dict[str, NDArray[Any]]:
+    """Bring a sample to the tensors of ``input_shapes``; points beyond the buffer must be gone already."""
+    tensors: dict[str, NDArray[Any]] = {}
+    if spec.camera is not None:
+        assert sample.images_NHW3 is not None and sample.rig is not None
+        plan = pooling_plan(sample.rig, spec.camera.frustum, spec.grid, spec.z_range_m)
+        tensors |= {
+            "images": sample.images_NHW3,
+            "pool_index": plan.point_index_P,
+            "pool_offsets": plan.cell_offsets,
+        }
+    if spec.lidar is not None:
+        assert sample.points_M5 is not None and len(sample.points_M5) <= spec.lidar.max_points
+        points = np.zeros((spec.lidar.max_points, len(POINT_FEATURES)), np.float32)
+        points[: len(sample.points_M5)] = sample.points_M5
+        tensors |= {"points": points, "num_points": np.array([len(sample.points_M5)], np.int32)}
+    return tensors

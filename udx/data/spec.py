@@ -1,0 +1,64 @@
+"""What a detector asks of the sensors: one value object, saved in every run and every artefact."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from udx.geometry import BevGrid, Frustum
+
+CAMERAS: Final = (
+    "CAM_FRONT_LEFT",
+    "CAM_FRONT",
+    "CAM_FRONT_RIGHT",
+    "CAM_BACK_LEFT",
+    "CAM_BACK",
+    "CAM_BACK_RIGHT",
+)
+LIDAR: Final = "LIDAR_TOP"
+POINT_FEATURES: Final = ("x", "y", "z", "intensity", "age")
+"""Columns of a point: metres in the BEV frame, reflectance in [0, 1], seconds before the keyframe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraSpec:
+    """Cameras, and the frustum their feature maps are lifted to; the frustum holds the image size.
+
+    An image is scaled to the frustum's width; of its height the bottom is kept.
+    """
+
+    names: tuple[str, ...] = CAMERAS
+    frustum: Frustum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LidarSpec:
+    """How many LiDAR sweeps are accumulated (1: the keyframe alone), and the capacity of the point buffer."""
+
+    sweeps: int
+    max_points: int
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1 or self.max_points < 1:
+            raise ValueError(f"a LiDAR needs at least one sweep and one point, not {self}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorSpec:
+    """The sensors of one detector, and the grid and height range of its BEV maps, metres."""
+
+    grid: BevGrid
+    z_range_m: tuple[float, float]
+    camera: CameraSpec | None
+    lidar: LidarSpec | None
+
+    def __post_init__(self) -> None:
+        if self.camera is None and self.lidar is None:
+            raise ValueError("a detector needs a camera or a LiDAR")
+        if not self.z_range_m[0] < self.z_range_m[1]:
+            raise ValueError(f"the height range {self.z_range_m} m is empty")
+
+    @property
+    def modality(self) -> str:
+        """``cam``, ``lidar`` or ``fusion``."""
+        if self.camera is None:
+            return "lidar"
+        return "cam" if self.lidar is None else "fusion"

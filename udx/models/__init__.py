@@ -1,0 +1,1 @@
+"""LiDAR, camera and fusion detectors with one BEV encoder and one centre head."""

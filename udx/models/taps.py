@@ -1,0 +1,34 @@
+"""What every detector yields, whatever its sensors.
+
+Legend: B batch, C channels, H W grid rows (y) and columns (x), K classes, R regression channels.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMaps:
+    """Raw maps of the centre head: class heatmap logits and the regression maps of all task groups."""
+
+    heatmap_BKHW: Float[Tensor, "B K H W"]
+    regression_BRHW: Float[Tensor, "B R H W"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Declaration of one tap: its channels, and its stride relative to the detector's grid."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """The three places where detectors can be compared: BEV map before and after the BEV encoder, head maps."""
+
+    low_BCHW: Float[Tensor, "B C H W"]
+    high_BCHW: Float[Tensor, "B C2 H2 W2"]
+    heads: HeadMaps
