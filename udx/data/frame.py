@@ -76,7 +76,8 @@ class Sample:
     """A keyframe in memory, brought to a detector's ``SensorSpec``, with or without augmentation.
 
     ``images_NHW3`` are RGB at the network's size, ``rig`` has their intrinsics; ``points_M5`` have the
-    columns of ``POINT_FEATURES``. A sensor that the spec does not ask for is ``None``.
+    columns of ``POINT_FEATURES``. A sensor that the spec does not ask for is ``None``. ``dropped_points`` counts
+    the points on the grid that did not fit the spec's buffer.
     """
 
     token: str
@@ -84,3 +85,4 @@ class Sample:
     rig: CameraRig | None
     points_M5: Float32Array | None
     annotations: Annotations
+    dropped_points: int = 0

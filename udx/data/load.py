@@ -1,0 +1,77 @@
+"""From a keyframe to a sample: decode, undo the car's motion, bring everything to a detector's ``SensorSpec``."""
+
+import numpy as np
+
+from udx.data.augment import Augmentation
+from udx.data.frame import Annotations, KeyFrame, Sample
+from udx.data.images import load_image
+from udx.data.points import accumulate, fit_to
+from udx.data.spec import CameraSpec, SensorSpec
+from udx.errors import UdxError
+from udx.geometry import BevGrid, CameraRig
+from udx.geometry.arrays import ByteArray, Float32Array, FloatArray
+
+
+def load_sample(keyframe: KeyFrame, spec: SensorSpec, augmentation: Augmentation | None = None) -> Sample:
+    """Decode what ``spec`` asks for; under ``augmentation`` images, points, rig and boxes change together.
+
+    Points off the grid or outside the height range are left out; those beyond the buffer are counted in
+    ``Sample.dropped_points``. All boxes are kept: training takes those that are ``trainable``.
+
+    Raises:
+        UdxError: a file is missing or damaged, or the keyframe lacks a camera of the spec.
+    """
+    change = augmentation or Augmentation()
+    new_T_ego = change.bev.new_T_ego
+    images = rig = points = None
+    dropped = 0
+    if spec.camera is not None:
+        images, rig = load_images(keyframe, spec.camera, change)
+        rig = rig.with_ego_transform(new_T_ego)
+    if spec.lidar is not None:
+        on_grid = load_points(keyframe, spec, spec.lidar.sweeps, new_T_ego)
+        points = fit_to(on_grid, spec.lidar.max_points)
+        dropped = len(on_grid) - len(points)
+    return Sample(
+        token=keyframe.token,
+        images_NHW3=images,
+        rig=rig,
+        points_M5=points,
+        annotations=change.bev.moved(keyframe.annotations),
+        dropped_points=dropped,
+    )
+
+
+def trainable(annotations: Annotations, grid: BevGrid) -> Annotations:
+    """Keep the boxes that can be learned: centre on the grid, at least one LiDAR or radar point inside."""
+    return annotations[(annotations.num_points_N > 0) & (grid.flat_index(annotations.boxes_N9[:, :2]) >= 0)]
+
+
+def load_images(keyframe: KeyFrame, camera: CameraSpec, change: Augmentation) -> tuple[ByteArray, CameraRig]:
+    """Images (N, H, W, 3) at the frustum's size in the spec's order, and the rig with the intrinsics to match.
+
+    Raises:
+        UdxError: an image is missing or damaged, or the keyframe lacks a camera.
+    """
+    target = camera.frustum.image_width_px, camera.frustum.image_height_px
+    names = keyframe.rig.names
+    missing = [name for name in camera.names if name not in names]
+    if missing:
+        raise UdxError(f"keyframe {keyframe.token} has no camera {missing[0]}; it has {', '.join(names)}")
+    order = [names.index(name) for name in camera.names]
+    loaded = [load_image(keyframe.image_paths[at], target, change.image(slot)) for slot, at in enumerate(order)]
+    rig = CameraRig(camera.names, keyframe.rig.intrinsics_N33[order], keyframe.rig.ego_T_cam_N44[order])
+    new_T_old_N33 = np.stack([new_T_old for _, new_T_old in loaded])
+    return np.stack([image for image, _ in loaded]), rig.with_image_transforms(new_T_old_N33)
+
+
+def load_points(keyframe: KeyFrame, spec: SensorSpec, sweeps: int, new_T_ego: FloatArray) -> Float32Array:
+    """Points (M, 5) of up to ``sweeps`` sweeps that lie on the grid and in the height range of ``spec``.
+
+    Raises:
+        UdxError: a sweep's file is missing or damaged.
+    """
+    points = accumulate(keyframe.sweeps[:sweeps], new_T_ego)
+    low, high = spec.z_range_m
+    inside = (spec.grid.flat_index(points[:, :2]) >= 0) & (points[:, 2] >= low) & (points[:, 2] < high)
+    return points[inside]

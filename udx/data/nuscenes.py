@@ -1,0 +1,299 @@
+"""From the tables of a nuScenes dataroot to keyframes. The devkit reads the tables; nothing is decoded here."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from udx.data.frame import Annotations, KeyFrame, Sweep
+from udx.data.spec import CAMERAS, LIDAR
+from udx.errors import UdxError
+from udx.files import read_json
+from udx.geometry import BOX_SIZE, CLASSES, CameraRig
+from udx.geometry.arrays import FloatArray
+from udx.geometry.se3 import from_quaternion, inverse, transform_points
+
+if TYPE_CHECKING:
+    from nuscenes import NuScenes
+
+Record = Mapping[str, Any]
+
+TABLES: Final = (
+    "attribute",
+    "calibrated_sensor",
+    "category",
+    "ego_pose",
+    "instance",
+    "log",
+    "map",
+    "sample",
+    "sample_annotation",
+    "sample_data",
+    "scene",
+    "sensor",
+    "visibility",
+)
+
+UNDETECTED_CATEGORIES: Final = frozenset(
+    {
+        "animal",
+        "human.pedestrian.personal_mobility",
+        "human.pedestrian.stroller",
+        "human.pedestrian.wheelchair",
+        "movable_object.debris",
+        "movable_object.pushable_pullable",
+        "static_object.bicycle_rack",
+        "vehicle.emergency.ambulance",
+        "vehicle.emergency.police",
+    }
+)
+"""nuScenes' annotated categories that belong to no detection class: their boxes are left out."""
+
+
+def find_version(root: Path, version: str | None = None) -> str:
+    """Return ``version``, or the name of the only ``v1.0-*`` folder of ``root``.
+
+    Raises:
+        UdxError: there is no such folder, or there are several and none was named.
+    """
+    if not root.is_dir():
+        raise UdxError(f"the dataroot {root} is not a folder; check the path")
+    found = sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+    listing = ", ".join(found) or "none"
+    if version is None:
+        if len(found) != 1:
+            raise UdxError(f"{root} must hold one version, but holds these: {listing}; name one with --version")
+        return found[0]
+    if not (root / version).is_dir():
+        raise UdxError(f"{root} has no version {version!r}; it has: {listing}")
+    return version
+
+
+def open_dataroot(root: Path, version: str | None = None) -> "NuScenes":
+    """Open a dataroot with the devkit, silently.
+
+    Raises:
+        UdxError: the dataroot, the version or a table is missing, or the tables contradict each other.
+    """
+    version = find_version(root, version)
+    for table in TABLES:
+        path = root / version / f"{table}.json"
+        if not path.is_file():
+            raise UdxError(f"the table {path} is missing; restore it or unpack the metadata archive again")
+    from nuscenes import NuScenes
+
+    try:
+        return NuScenes(version=version, dataroot=str(root), verbose=False)
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UdxError(
+            f"the tables in {root / version} cannot be loaded ({reason}); "
+            f"`udx data check {root} --version {version}` names each bad record"
+        ) from error
+
+
+def custom_splits(nusc: "NuScenes") -> dict[str, tuple[str, ...]]:
+    """Scene names by split from ``splits.json`` beside the tables; empty if there is no such file.
+
+    Raises:
+        UdxError: the file is not a JSON object of lists of names.
+    """
+    path = Path(nusc.dataroot) / nusc.version / "splits.json"
+    if not path.is_file():
+        return {}
+    splits = read_json(path)
+    if not isinstance(splits, dict):
+        raise UdxError(f"{path} must be a JSON object from split to scene names, not a {type(splits).__name__}")
+    for split, scenes in splits.items():
+        if not (isinstance(scenes, list) and all(isinstance(scene, str) for scene in scenes)):
+            raise UdxError(f"split {split!r} in {path} must be a list of scene names; correct it")
+    return {split: tuple(scenes) for split, scenes in splits.items()}
+
+
+def scenes_of_split(nusc: "NuScenes", split: str) -> tuple[str, ...]:
+    """Scene names of a split that the dataroot holds, in the split's order.
+
+    ``splits.json`` beside the tables wins over the devkit's predefined splits: a dataset with its own
+    scenes may call them ``train`` and ``val``.
+
+    Raises:
+        UdxError: the split is unknown or has no scene here, or ``splits.json`` names an unknown scene.
+    """
+    from nuscenes.utils.splits import create_splits_scenes
+
+    held = {scene["name"] for scene in nusc.scene}
+    custom, predefined = custom_splits(nusc), create_splits_scenes()
+    if split in custom:
+        unknown = [scene for scene in custom[split] if scene not in held]
+        if unknown:
+            path = Path(nusc.dataroot) / nusc.version / "splits.json"
+            raise UdxError(f"split {split!r} in {path} names {unknown[0]!r}, which is not in scene.json; correct it")
+        scenes = custom[split]
+    else:
+        scenes = tuple(scene for scene in predefined.get(split, ()) if scene in held)
+    if not scenes:
+        here = [name for name, names in (predefined | custom).items() if held.intersection(names)]
+        problem = "is empty here" if split in custom or split in predefined else "is unknown"
+        listing = ", ".join(sorted(here)) or "none"
+        raise UdxError(f"split {split!r} {problem}; {nusc.dataroot} ({nusc.version}) has scenes of: {listing}")
+    return scenes
+
+
+def load_keyframes(
+    source: "NuScenes | Path", split: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10
+) -> tuple[KeyFrame, ...]:
+    """Read all keyframes of a split, scene after scene, each in the order of time.
+
+    A keyframe holds up to ``max_sweeps`` LiDAR sweeps, its own first; fewer at the start of a scene.
+
+    Args:
+        source: an open dataroot, or the path of one that holds a single version.
+        split: a predefined split or one of ``splits.json``.
+        cameras: channels of the rig, in this order.
+        max_sweeps: LiDAR sweeps of a keyframe at most.
+
+    Raises:
+        UdxError: the split is unknown or empty, or a record is missing or holds an impossible value.
+    """
+    nusc = open_dataroot(source) if isinstance(source, Path) else source
+    rank = {scene: index for index, scene in enumerate(scenes_of_split(nusc, split))}
+    scene_of = {scene["token"]: scene["name"] for scene in nusc.scene}
+    samples = [sample for sample in nusc.sample if scene_of.get(sample["scene_token"]) in rank]
+    if not samples:
+        raise UdxError(f"split {split!r} of {nusc.dataroot} has no sample; check scene.json and sample.json")
+    samples.sort(key=lambda sample: (rank[scene_of[sample["scene_token"]]], sample["timestamp"]))
+    return tuple(_keyframe(nusc, sample, cameras, max_sweeps) for sample in samples)
+
+
+def data_path(root: Path, record: Record) -> Path:
+    """Path of a ``sample_data`` record's file.
+
+    Raises:
+        UdxError: the file name would leave the dataroot.
+    """
+    name = PurePosixPath(record["filename"])
+    if name.is_absolute() or ".." in name.parts or not name.parts:
+        raise UdxError(
+            f"sample_data {record['token']} names the file {record['filename']!r}, which is not inside {root}; correct it"
+        )
+    return root / name
+
+
+def _keyframe(nusc: "NuScenes", sample: Record, cameras: tuple[str, ...], max_sweeps: int) -> KeyFrame:
+    for channel in (LIDAR, *cameras):
+        if channel not in sample["data"]:
+            raise UdxError(f"sample {sample['token']} has no {channel} key frame in sample_data; repair the tables")
+    root = Path(nusc.dataroot)
+    lidar = nusc.get("sample_data", sample["data"][LIDAR])
+    views = [nusc.get("sample_data", sample["data"][camera]) for camera in cameras]
+    global_T_ego = _pose(nusc, "ego_pose", lidar["ego_pose_token"])
+    ego_T_global = inverse(global_T_ego)
+    return KeyFrame(
+        token=sample["token"],
+        scene=_get(nusc, "scene", sample["scene_token"])["name"],
+        timestamp_us=lidar["timestamp"],
+        image_paths=tuple(data_path(root, view) for view in views),
+        rig=CameraRig(
+            names=cameras,
+            intrinsics_N33=np.array([_intrinsics(nusc, view) for view in views]).reshape(-1, 3, 3),
+            ego_T_cam_N44=np.array([ego_T_global @ _global_T_sensor(nusc, view) for view in views]).reshape(-1, 4, 4),
+        ),
+        sweeps=tuple(
+            Sweep(
+                path=data_path(root, sweep),
+                ego_T_lidar=ego_T_global @ _global_T_sensor(nusc, sweep),
+                age_s=(lidar["timestamp"] - sweep["timestamp"]) * 1e-6,
+            )
+            for sweep in _sweeps(nusc, lidar, max_sweeps)
+        ),
+        global_T_ego=global_T_ego,
+        annotations=_annotations(nusc, sample["anns"], ego_T_global),
+    )
+
+
+def _get(nusc: "NuScenes", table: str, token: str) -> Record:
+    try:
+        record: Record = nusc.get(table, token)
+    except KeyError as error:
+        raise UdxError(
+            f"{table}.json has no record {token!r} that another table refers to; repair the tables"
+        ) from error
+    return record
+
+
+def _sweeps(nusc: "NuScenes", lidar: Record, max_sweeps: int) -> Iterable[Record]:
+    yield lidar
+    for _ in range(max_sweeps - 1):
+        if not lidar["prev"]:
+            return
+        lidar = _get(nusc, "sample_data", lidar["prev"])
+        yield lidar
+
+
+def _global_T_sensor(nusc: "NuScenes", record: Record) -> FloatArray:
+    """Pose of a sensor at its own timestamp: every record has its own ego pose."""
+    return _pose(nusc, "ego_pose", record["ego_pose_token"]) @ _pose(
+        nusc, "calibrated_sensor", record["calibrated_sensor_token"]
+    )
+
+
+def _pose(nusc: "NuScenes", table: str, token: str) -> FloatArray:
+    record = _get(nusc, table, token)
+    try:
+        return from_quaternion(record["rotation"], record["translation"])
+    except (KeyError, ValueError) as error:
+        raise UdxError(f"{table} {token} is no pose: {error}; correct the record") from error
+
+
+def _intrinsics(nusc: "NuScenes", view: Record) -> FloatArray:
+    token = view["calibrated_sensor_token"]
+    intrinsics = np.array(_get(nusc, "calibrated_sensor", token)["camera_intrinsic"], dtype=np.float64)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
+        raise UdxError(f"calibrated_sensor {token} needs a finite 3×3 camera_intrinsic; correct the record")
+    return intrinsics
+
+
+def _annotations(nusc: "NuScenes", tokens: list[str], ego_T_global: FloatArray) -> Annotations:
+    """Boxes of the detection classes, brought to the BEV frame with the full rotation."""
+    labels = [_label(_get(nusc, "sample_annotation", token)) for token in tokens]
+    kept = [(token, label) for token, label in zip(tokens, labels, strict=True) if label is not None]
+    if not kept:
+        return Annotations.none()
+    records = [nusc.get("sample_annotation", token) for token, _ in kept]
+    velocity_N3 = np.array([nusc.box_velocity(token) for token, _ in kept]) @ ego_T_global[:3, :3].T
+    heading_N3 = _headings(np.array([record["rotation"] for record in records])) @ ego_T_global[:3, :3].T
+    boxes_N9 = np.empty((len(records), BOX_SIZE))
+    boxes_N9[:, :3] = transform_points(ego_T_global, np.array([record["translation"] for record in records]))
+    boxes_N9[:, 3:6] = np.array([record["size"] for record in records])[:, [1, 0, 2]]  # nuScenes: w, l, h
+    boxes_N9[:, 6] = np.arctan2(heading_N3[:, 1], heading_N3[:, 0])
+    boxes_N9[:, 7:] = velocity_N3[:, :2]
+    wrong = ~np.isfinite(boxes_N9[:, :7]).all(axis=1) | (boxes_N9[:, 3:6] <= 0).any(axis=1)
+    if wrong.any():
+        token = records[int(np.argmax(wrong))]["token"]
+        raise UdxError(f"sample_annotation {token} needs a finite pose and a positive size; correct the record")
+    return Annotations(
+        boxes_N9=boxes_N9,
+        labels_N=np.array([label for _, label in kept], np.int64),
+        num_points_N=np.array([record["num_lidar_pts"] + record["num_radar_pts"] for record in records], np.int64),
+    )
+
+
+def _label(annotation: Record) -> int | None:
+    from nuscenes.eval.detection.utils import category_to_detection_name
+
+    category = annotation["category_name"]
+    name = category_to_detection_name(category)
+    if name is None and category not in UNDETECTED_CATEGORIES:
+        raise UdxError(
+            f"sample_annotation {annotation['token']} is of the category {category!r}, which nuScenes does not have; "
+            "correct its name in category.json"
+        )
+    return None if name is None else CLASSES.index(name)
+
+
+def _headings(rotation_N4: FloatArray) -> FloatArray:
+    """Where unit quaternions (w, x, y, z) turn the x axis (N, 3)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        w, x, y, z = (rotation_N4 / np.linalg.norm(rotation_N4, axis=1, keepdims=True)).T
+    return np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=-1)

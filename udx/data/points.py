@@ -1,0 +1,93 @@
+"""LiDAR sweeps: read, brought to the BEV frame through the car's motion, and fitted to a buffer."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udx.data.frame import Sweep
+from udx.data.spec import POINT_FEATURES
+from udx.errors import UdxError
+from udx.geometry.arrays import Float32Array, FloatArray
+from udx.geometry.se3 import transform_points
+
+SWEEP_COLUMNS: Final = 5
+"""x, y, z in the sensor's frame (m), intensity (0 to 255), ring: little-endian float32 in a ``.pcd.bin``."""
+POINT_BYTES: Final = 4 * SWEEP_COLUMNS
+MAX_SWEEP_BYTES: Final = 2**28
+MAX_INTENSITY: Final = 255.0
+OWN_VEHICLE_M: Final = 1.0
+
+
+def read_sweep(path: Path) -> Float32Array:
+    """Read the points (M, 5) of a ``.pcd.bin`` file: x, y, z in the sensor's frame, intensity, ring.
+
+    Points with NaN or an infinity are left out.
+
+    Raises:
+        UdxError: the file is missing, too large, or not a whole number of points.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_SWEEP_BYTES:
+            raise UdxError(f"sweep {path} is larger than {MAX_SWEEP_BYTES >> 20} MiB: not a file udx reads")
+        points = np.fromfile(path, dtype="<f4")
+    except OSError as error:
+        raise UdxError(f"sweep {path} cannot be read ({error.strerror}); restore it or unpack its archive") from error
+    if size == 0 or size % POINT_BYTES:
+        raise UdxError(
+            f"sweep {path} has {size} bytes, not a multiple of {POINT_BYTES}: it is cut off; restore it from its archive"
+        )
+    points = points.reshape(-1, SWEEP_COLUMNS).astype(np.float32, copy=False)
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def on_own_vehicle(points: Float32Array) -> NDArray[np.bool_]:
+    """Mask of returns from the car itself: |x| and |y| below 1 m in the sensor's frame, at any height."""
+    return (np.abs(points[:, :2]) < OWN_VEHICLE_M).all(axis=1)
+
+
+def accumulate(sweeps: Iterable[Sweep], new_T_ego: FloatArray) -> Float32Array:
+    """Points (M, 5) of all sweeps in the BEV frame (``POINT_FEATURES``), moved by ``new_T_ego``.
+
+    Each sweep comes in through its own pose, so what stands still in the world stands still in the points.
+
+    Raises:
+        UdxError: a sweep's file is missing or damaged.
+    """
+    moved = []
+    for sweep in sweeps:
+        raw = read_sweep(sweep.path)
+        raw = raw[~on_own_vehicle(raw)]
+        points = np.empty((len(raw), len(POINT_FEATURES)), np.float32)
+        points[:, :3] = transform_points(new_T_ego @ sweep.ego_T_lidar, raw[:, :3].astype(np.float64))
+        points[:, 3] = np.clip(raw[:, 3] / MAX_INTENSITY, 0, 1)
+        points[:, 4] = sweep.age_s
+        moved.append(points)
+    return np.concatenate(moved)
+
+
+def fit_to(points_M5: Float32Array, capacity: int) -> Float32Array:
+    """Keep at most ``capacity`` points: the newest sweeps whole, and of the one that does not fit, an even sample.
+
+    Which points stay depends on their values alone, never on their order: they are ranked by age and then by
+    a hash of their bits.
+    """
+    if len(points_M5) <= capacity:
+        return points_M5
+    order = np.lexsort((_hash_of(points_M5), points_M5[:, 4]))
+    kept: Float32Array = points_M5[np.sort(order[:capacity])]
+    return kept
+
+
+def _hash_of(points_M5: Float32Array) -> NDArray[np.uint64]:
+    """64-bit FNV-1a over the words of each point, finished with splitmix64's mixer to spread the low bits up."""
+    words = np.ascontiguousarray(points_M5).view(np.uint32).astype(np.uint64)
+    state = np.full(len(words), 0xCBF29CE484222325, np.uint64)
+    for column in words.T:
+        state = (state ^ column) * np.uint64(0x100000001B3)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
