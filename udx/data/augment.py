@@ -37,9 +37,8 @@ class BevChange:
     @property
     def new_T_ego(self) -> FloatArray:
         """4×4 similarity from the BEV frame to the changed one."""
-        matrix = yaw_rotation(self.rotation_rad) @ np.diag(
-            [-1.0 if self.mirror_x else 1.0, -1.0 if self.mirror_y else 1.0, 1.0, 1.0]
-        )
+        mirror = np.diag([-1.0 if self.mirror_x else 1.0, -1.0 if self.mirror_y else 1.0, 1.0, 1.0])
+        matrix: FloatArray = yaw_rotation(self.rotation_rad) @ mirror
         matrix[:3, :3] *= self.scale
         matrix[:3, 3] = self.translation_m
         return matrix

@@ -73,5 +73,7 @@ def load_points(keyframe: KeyFrame, spec: SensorSpec, sweeps: int, new_T_ego: Fl
     """
     points = accumulate(keyframe.sweeps[:sweeps], new_T_ego)
     low, high = spec.z_range_m
-    inside = (spec.grid.flat_index(points[:, :2]) >= 0) & (points[:, 2] >= low) & (points[:, 2] < high)
+    inside = (
+        (spec.grid.flat_index(points[:, :2].astype(np.float64)) >= 0) & (points[:, 2] >= low) & (points[:, 2] < high)
+    )
     return points[inside]

@@ -175,7 +175,8 @@ def data_path(root: Path, record: Record) -> Path:
     name = PurePosixPath(record["filename"])
     if name.is_absolute() or ".." in name.parts or not name.parts:
         raise UdxError(
-            f"sample_data {record['token']} names the file {record['filename']!r}, which is not inside {root}; correct it"
+            f"sample_data {record['token']} names the file {record['filename']!r}, which is not inside {root}; "
+            "correct the record"
         )
     return root / name
 

@@ -38,15 +38,18 @@ def read_sweep(path: Path) -> Float32Array:
         raise UdxError(f"sweep {path} cannot be read ({error.strerror}); restore it or unpack its archive") from error
     if size == 0 or size % POINT_BYTES:
         raise UdxError(
-            f"sweep {path} has {size} bytes, not a multiple of {POINT_BYTES}: it is cut off; restore it from its archive"
+            f"sweep {path} has {size} bytes, not a multiple of {POINT_BYTES}: it is cut off; "
+            "restore it from its archive"
         )
-    points = points.reshape(-1, SWEEP_COLUMNS).astype(np.float32, copy=False)
-    return points[np.isfinite(points).all(axis=1)]
+    points = points.reshape(-1, SWEEP_COLUMNS)
+    finite: Float32Array = points[np.isfinite(points).all(axis=1)].astype(np.float32, copy=False)
+    return finite
 
 
 def on_own_vehicle(points: Float32Array) -> NDArray[np.bool_]:
     """Mask of returns from the car itself: |x| and |y| below 1 m in the sensor's frame, at any height."""
-    return (np.abs(points[:, :2]) < OWN_VEHICLE_M).all(axis=1)
+    mask: NDArray[np.bool_] = (np.abs(points[:, :2]) < OWN_VEHICLE_M).all(axis=1)
+    return mask
 
 
 def accumulate(sweeps: Iterable[Sweep], new_T_ego: FloatArray) -> Float32Array:
