@@ -1,0 +1,97 @@
+"""Camera encoder: images to the low BEV map by lift-splat.
+
+Depth distribution and pooling follow Philion and Fidler, "Lift, Splat, Shoot" (ECCV 2020).
+Legend: B batch, N cameras, D depth bins, h w feature rows and columns, C channels, H W grid rows and columns.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from udx.data.spec import CameraSpec
+from udx.geometry import BevGrid
+from udx.models.blocks import conv_bn_relu
+from udx.ops import bev_pool
+
+IMAGE_MEAN: Final = (123.675, 116.28, 103.53)
+IMAGE_STD: Final = (58.395, 57.12, 57.375)
+"""ImageNet's RGB statistics, which pretrained backbones expect."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraEncoderConfig:
+    """A backbone of the transformers library, and the widths behind it.
+
+    ``backbone`` names the architecture (``resnet``, ``convnext``, ``swin``, ``dinov2``, …) and ``settings``
+    are its configuration's fields, ``out_features`` the stages that the neck reads. ``pretrained`` is a
+    local folder or hub name to take the backbone's weights from (safetensors only).
+    """
+
+    backbone: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
+    neck_channels: int
+    context_channels: int
+
+
+class CameraEncoder(nn.Module):
+    """Backbone, neck, depth distribution and context, pooled onto the BEV grid."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: CameraEncoderConfig, spec: CameraSpec, grid: BevGrid, low_channels: int) -> None:
+        super().__init__()
+        self.frustum = spec.frustum
+        self.grid = grid
+        self.context_channels = config.context_channels
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD), persistent=False)
+        self.backbone: Any = build_backbone(config)
+        self.lateral = nn.ModuleList(
+            conv_bn_relu(channels, config.neck_channels, kernel=1) for channels in self.backbone.channels
+        )
+        neck_channels = config.neck_channels * len(self.backbone.channels)
+        self.depth_and_context = nn.Conv2d(neck_channels, spec.frustum.depth_bins + config.context_channels, 1)
+        self.to_low = conv_bn_relu(config.context_channels, low_channels)
+
+    def forward(
+        self,
+        images_BNHW3: UInt8[Tensor, "B N H W 3"],
+        pool_index_BP: Int[Tensor, "B P"],
+        pool_offsets: Int[Tensor, "B cells1"],
+    ) -> Float[Tensor, "B C H W"]:
+        """Low BEV map on the grid; the pooling plan carries the calibration of every sample."""
+        batch, cameras = images_BNHW3.shape[:2]
+        features = self.perspective(images_BNHW3)
+        depth_logits, context = features.split([self.frustum.depth_bins, self.context_channels], dim=1)
+        depth_BNDhw = depth_logits.softmax(dim=1).unflatten(0, (batch, cameras))
+        context_BNhwC = context.permute(0, 2, 3, 1).unflatten(0, (batch, cameras))
+        pooled = bev_pool(depth_BNDhw.contiguous(), context_BNhwC.contiguous(), pool_index_BP, pool_offsets)
+        low: Tensor = self.to_low(pooled.transpose(1, 2).unflatten(2, self.grid.shape))
+        return low
+
+    def perspective(self, images_BNHW3: Tensor) -> Tensor:
+        """Depth logits and context (B·N, D + C, h, w) of all images."""
+        pixels = (images_BNHW3.flatten(0, 1).to(self.mean.dtype) - self.mean) / self.std
+        levels = self.backbone(pixels.permute(0, 3, 1, 2)).feature_maps
+        size = self.frustum.feature_shape
+        lateral = [
+            F.interpolate(conv(level), size=size, mode="bilinear", align_corners=False)
+            for conv, level in zip(self.lateral, levels, strict=True)
+        ]
+        features: Tensor = self.depth_and_context(torch.cat(lateral, dim=1))
+        return features
+
+
+def build_backbone(config: CameraEncoderConfig) -> Any:
+    """Build the transformers backbone; its ``channels`` and ``feature_maps`` are all that is used of it."""
+    from transformers import AutoBackbone, AutoConfig
+
+    if config.pretrained is not None:
+        return AutoBackbone.from_pretrained(config.pretrained, use_safetensors=True, **config.settings)
+    return AutoBackbone.from_config(AutoConfig.for_model(config.backbone, **config.settings))

@@ -1,0 +1,53 @@
+"""Detection loss of the centre head: focal loss on heatmaps, L1 on the regression at box centres."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from udx.geometry import BevGrid
+from udx.models.center_head import REGRESSION, REGRESSION_CHANNELS, TASKS
+from udx.models.taps import HeadMaps
+from udx.models.targets import make_targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionLossConfig:
+    """Weights of the terms; ``velocity`` multiplies on top of ``regression``, as in CenterPoint."""
+
+    heatmap: float = 1.0
+    regression: float = 0.25
+    velocity: float = 0.2
+
+
+def detection_loss(
+    heads: HeadMaps, boxes: list[Tensor], labels: list[Tensor], grid: BevGrid, config: DetectionLossConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """Weighted terms ``heatmap`` and one for each entry of ``REGRESSION``; the loss is their sum.
+
+    ``boxes``: B tensors (N_i, 9) in the BEV frame; ``grid`` is that of the head maps.
+    """
+    targets = make_targets(boxes, labels, grid)
+    count = max(len(targets.sample_N), 1)
+    predicted_BTRHW = heads.regression_BRHW.float().unflatten(1, (len(TASKS), REGRESSION_CHANNELS))
+    predicted_NR = predicted_BTRHW[targets.sample_N, targets.task_N, :, targets.row_N, targets.column_N]
+    # An unknown target (the velocity of an object seen once) asks for nothing.
+    error_NR = (predicted_NR - targets.regression_NR).abs() * targets.known_NR
+    error_R = error_NR.sum(dim=0) / targets.known_NR.sum(dim=0).clamp(min=1)
+    terms = {"heatmap": config.heatmap * focal_loss(heads.heatmap_BKHW.float(), targets.heatmap_BKHW) / count}
+    for name, error in zip(REGRESSION, error_R.split(list(REGRESSION.values())), strict=True):
+        weight = config.regression * (config.velocity if name == "velocity" else 1.0)
+        terms[name] = weight * error.sum()
+    return terms
+
+
+def focal_loss(logits_BKHW: Float[Tensor, "B K H W"], target_BKHW: Float[Tensor, "B K H W"]) -> Float[Tensor, ""]:
+    """Penalty-reduced focal loss, summed (CornerNet, Law and Deng, ECCV 2018: α = 2, β = 4)."""
+    log_p = torch.nn.functional.logsigmoid(logits_BKHW)
+    log_not_p = torch.nn.functional.logsigmoid(-logits_BKHW)
+    p = logits_BKHW.sigmoid()
+    positive = target_BKHW == 1
+    hit = log_p * (1 - p) ** 2 * positive
+    miss = log_not_p * p**2 * (1 - target_BKHW) ** 4 * ~positive
+    return -(hit + miss).sum()

@@ -1,0 +1,97 @@
+"""A detector: sensor encoder, BEV encoder, centre head; and what it yields to whoever distils it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from udx.data.spec import SensorSpec
+from udx.geometry import CLASSES, BevGrid
+from udx.models.bev_encoder import BevEncoder, BevEncoderConfig
+from udx.models.camera import CameraEncoder, CameraEncoderConfig
+from udx.models.center_head import REGRESSION_CHANNELS, TASKS, CenterHead, CenterHeadConfig
+from udx.models.fusion import GatedFusion
+from udx.models.lidar import LidarEncoder, LidarEncoderConfig
+from udx.models.taps import Tap, Taps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorConfig:
+    """A detector for the sensors of ``spec``: the encoders of the sensors it lacks are ignored.
+
+    ``low_channels``: width of the BEV map before the BEV encoder; ``max_boxes``: how many boxes come out.
+    """
+
+    spec: SensorSpec
+    camera: CameraEncoderConfig
+    lidar: LidarEncoderConfig
+    low_channels: int
+    bev_encoder: BevEncoderConfig
+    head: CenterHeadConfig
+    max_boxes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectorInputs:
+    """The tensors of ``udx.data.inputs`` with a batch dimension in front; a missing sensor is ``None``."""
+
+    images: Tensor | None = None
+    pool_index: Tensor | None = None
+    pool_offsets: Tensor | None = None
+    points: Tensor | None = None
+    num_points: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredTaps:
+    """Channels and stride of each tap; a test holds every detector to its declaration."""
+
+    low: Tap
+    high: Tap
+    heatmap: Tap
+    regression: Tap
+
+
+class Detector(nn.Module):
+    """LiDAR, camera or fusion detector, by the sensors of its spec."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        spec = config.spec
+        self.camera = CameraEncoder(config.camera, spec.camera, spec.grid, config.low_channels) if spec.camera else None
+        self.lidar = LidarEncoder(config.lidar, spec.grid, spec.z_range_m, config.low_channels) if spec.lidar else None
+        self.fusion = GatedFusion(config.low_channels) if spec.camera and spec.lidar else None
+        self.bev_encoder = BevEncoder(config.bev_encoder, config.low_channels)
+        self.head = CenterHead(config.head, sum(config.bev_encoder.out_channels))
+
+    @property
+    def grid(self) -> BevGrid:
+        """Grid of the taps with stride 1."""
+        return self.config.spec.grid
+
+    @property
+    def taps(self) -> DeclaredTaps:
+        """What ``forward`` yields."""
+        return DeclaredTaps(
+            low=Tap(self.config.low_channels, 1),
+            high=Tap(sum(self.config.bev_encoder.out_channels), 1),
+            heatmap=Tap(len(CLASSES), 1),
+            regression=Tap(len(TASKS) * REGRESSION_CHANNELS, 1),
+        )
+
+    def forward(self, inputs: DetectorInputs) -> Taps:
+        """Low, high and head maps of a batch."""
+        low = self._low(inputs)
+        high = self.bev_encoder(low)
+        return Taps(low, high, self.head(high))
+
+    def _low(self, inputs: DetectorInputs) -> Tensor:
+        maps = []
+        if self.lidar is not None:
+            assert inputs.points is not None and inputs.num_points is not None
+            maps.append(self.lidar(inputs.points, inputs.num_points))
+        if self.camera is not None:
+            assert inputs.images is not None and inputs.pool_index is not None and inputs.pool_offsets is not None
+            maps.append(self.camera(inputs.images, inputs.pool_index, inputs.pool_offsets))
+        low: Tensor = self.fusion(*maps) if self.fusion is not None else maps[0]
+        return low
