@@ -5,9 +5,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from udx.data.spec import CameraSpec, LidarSpec, SensorSpec
+from udx.config import from_plain, to_plain
+from udx.data.spec import SensorSpec
 from udx.errors import UdxError
-from udx.geometry import BOX_CONVENTION, CLASSES, BevGrid, CameraRig, Frustum
+from udx.geometry import BOX_CONVENTION, CLASSES, CameraRig
 
 FORMAT: Final = "udx-detector/1"
 METADATA_KEY: Final = "udx"
@@ -38,7 +39,7 @@ class Manifest:
     def to_json(self) -> str:
         """One line of JSON."""
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        fields["spec"] = dataclasses.asdict(self.spec)
+        fields["spec"] = to_plain(self.spec)
         fields["rig"] = self.rig.to_json() if self.rig else None
         return json.dumps({"format": FORMAT, "student": self.spec.modality} | fields, allow_nan=False)
 
@@ -59,7 +60,7 @@ class Manifest:
                 raise UdxError(
                     f"{source} has boxes as {fields['box_convention']!r}, udx uses {BOX_CONVENTION!r}; export it again"
                 )
-            fields["spec"] = sensor_spec_from_json(fields["spec"])
+            fields["spec"] = from_plain(SensorSpec, fields["spec"], source)
             fields["rig"] = CameraRig.from_json(fields["rig"]) if fields["rig"] else None
             fields["classes"] = tuple(fields["classes"])
             manifest = cls(**fields)
@@ -68,14 +69,3 @@ class Manifest:
         if manifest.classes != CLASSES:
             raise UdxError(f"{source} detects {manifest.classes}, this udx evaluates {CLASSES}; export it again")
         return manifest
-
-
-def sensor_spec_from_json(value: dict[str, Any]) -> SensorSpec:
-    """Rebuild a ``SensorSpec`` from what ``dataclasses.asdict`` and JSON made of it."""
-    camera, lidar = value["camera"], value["lidar"]
-    return SensorSpec(
-        grid=BevGrid(**value["grid"]),
-        z_range_m=tuple(value["z_range_m"]),
-        camera=camera and CameraSpec(names=tuple(camera["names"]), frustum=Frustum(**camera["frustum"])),
-        lidar=lidar and LidarSpec(**lidar),
-    )

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from udx.data.spec import SensorSpec
-from udx.geometry import CLASSES, BevGrid
+from udx.geometry import CLASSES
 from udx.models.bev_encoder import BevEncoder, BevEncoderConfig
 from udx.models.camera import CameraEncoder, CameraEncoderConfig
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS, CenterHead, CenterHeadConfig
 from udx.models.fusion import GatedFusion
 from udx.models.lidar import LidarEncoder, LidarEncoderConfig
-from udx.models.taps import Tap, Taps
+from udx.models.taps import DeclaredTaps, Tap, Taps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +41,6 @@ class DetectorInputs:
     num_points: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredTaps:
-    """Channels and stride of each tap; a test holds every detector to its declaration."""
-
-    low: Tap
-    high: Tap
-    heatmap: Tap
-    regression: Tap
-
-
 class Detector(nn.Module):
     """LiDAR, camera or fusion detector, by the sensors of its spec."""
 
@@ -65,18 +55,13 @@ class Detector(nn.Module):
         self.head = CenterHead(config.head, sum(config.bev_encoder.out_channels))
 
     @property
-    def grid(self) -> BevGrid:
-        """Grid of the taps with stride 1."""
-        return self.config.spec.grid
-
-    @property
     def taps(self) -> DeclaredTaps:
         """What ``forward`` yields."""
         return DeclaredTaps(
+            grid=self.config.spec.grid,
             low=Tap(self.config.low_channels, 1),
             high=Tap(sum(self.config.bev_encoder.out_channels), 1),
-            heatmap=Tap(len(CLASSES), 1),
-            regression=Tap(len(TASKS) * REGRESSION_CHANNELS, 1),
+            heads=Tap(len(CLASSES) + len(TASKS) * REGRESSION_CHANNELS, 1),
         )
 
     def forward(self, inputs: DetectorInputs) -> Taps:

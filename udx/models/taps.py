@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from udx.geometry import BevGrid
+
 
 @dataclass(frozen=True, slots=True)
 class HeadMaps:
@@ -23,6 +25,19 @@ class Tap:
 
     channels: int
     stride: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredTaps:
+    """What a detector yields, with strides relative to ``grid``; a test holds every detector to it.
+
+    ``heads`` counts the channels of the heatmap and of the regression maps together.
+    """
+
+    grid: BevGrid
+    low: Tap
+    high: Tap
+    heads: Tap
 
 
 @dataclass(frozen=True, slots=True)

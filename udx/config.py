@@ -1,0 +1,93 @@
+"""Typed configuration to JSON and back, and single fields changed by name from the command line."""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from udx.errors import UdxError
+
+T = TypeVar("T")
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Nested dicts, lists and scalars of a config dataclass, as JSON would give them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def from_plain(kind: type[T], value: Any, where: str) -> T:
+    """Rebuild a config dataclass from ``to_plain``; every field must be known, present or have a default.
+
+    Raises:
+        UdxError: a field is unknown, missing, or of another type; ``where`` names the source.
+    """
+    try:
+        built: T = _build(kind, value, where)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UdxError(f"{where} does not hold a valid {kind.__name__}: {error}") from error
+    return built
+
+
+def with_override(config: T, assignment: str) -> T:
+    """Return ``config`` with one field changed, as ``--set a.b=c`` asks; the value is JSON, or else a string.
+
+    Raises:
+        UdxError: the assignment has no ``=``, names no field, or its value does not fit.
+    """
+    path, separator, text = assignment.partition("=")
+    if not separator:
+        raise UdxError(f"--set {assignment} has no '='; write it as --set part.field=value")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    plain = to_plain(config)
+    *parents, last = path.split(".")
+    target: Any = plain
+    for name in parents:
+        target = target.get(name) if isinstance(target, dict) else None
+    if not isinstance(target, dict) or last not in target:
+        raise UdxError(f"--set {assignment}: no field {path!r}; the fields are {', '.join(_paths(to_plain(config)))}")
+    target[last] = value
+    return from_plain(type(config), plain, f"--set {assignment}")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise TypeError(f"expected fields of {kind.__name__}, not {value!r}")  # type: ignore[union-attr]
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - {field.name for field in dataclasses.fields(kind)})
+        if unknown:
+            raise TypeError(f"unknown field {unknown[0]!r} of {kind.__name__}")  # type: ignore[union-attr]
+        return kind(**{name: _build(hints[name], item, where) for name, item in value.items()})  # type: ignore[operator]
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(item for item in arguments if item is not type(None)), value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_build(item, part, where) for item, part in zip(kinds, value, strict=True))
+    if origin is dict:
+        return {str(key): _build(arguments[1], item, where) for key, item in dict(value).items()}
+    if kind is Any:
+        return value
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, not {value!r}")
+    return value
+
+
+def _paths(plain: dict[str, Any], prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for name, value in plain.items():
+        paths += _paths(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [prefix + name]
+    return paths
