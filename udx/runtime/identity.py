@@ -1,0 +1,61 @@
+"""Which engine was measured: hashes, manifest, structure."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from udx.files import sha256_of
+from udx.manifest import Manifest
+from udx.runtime.graph import MAC_RULE, Structure, structure_of
+from udx.runtime.onnx_file import read_onnx
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """An engine file and what is in it; ``file`` is its name without the folder."""
+
+    file: str
+    bytes: int
+    sha256: str
+    manifest: Manifest
+    structure: Structure
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; of the manifest what distinguishes detectors, of the structure all but its listing."""
+        structure = asdict(self.structure)
+        del structure["listing"]
+        manifest = self.manifest
+        return {
+            "file": self.file,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "manifest": {
+                "student": manifest.spec.modality,
+                "recipe": manifest.recipe,
+                "spec": asdict(manifest.spec),
+                "max_boxes": manifest.max_boxes,
+                "checkpoint_sha256": manifest.checkpoint_sha256,
+                "git_commit": manifest.git_commit,
+                "udx_version": manifest.udx_version,
+                "metrics": manifest.metrics,
+                "teacher": manifest.teacher,
+                "box_convention": manifest.box_convention,
+            },
+            "structure": structure | {"mac_rule": MAC_RULE},
+        }
+
+
+def identify(path: Path) -> Identity:
+    """Identify an ONNX engine; its file is read and checked like any other.
+
+    Raises:
+        UdxError: as ``read_onnx``.
+    """
+    file = read_onnx(path)
+    return Identity(
+        file=path.name,
+        bytes=path.stat().st_size,
+        sha256=sha256_of(path),
+        manifest=file.manifest,
+        structure=structure_of(file.model),
+    )

@@ -1,0 +1,208 @@
+"""ONNX files from strangers: read once, bounded, and checked against their manifest before anything runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from udx.data.inputs import input_shapes
+from udx.errors import UdxError
+from udx.geometry import BOX_SIZE
+from udx.manifest import METADATA_KEY, Manifest
+from udx.runtime.runner import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_FILE_BYTES: Final = 2**31 - 1  # protobuf's own limit; larger models keep their weights beside the file
+MAX_TENSOR_BYTES: Final = 8 * 2**30
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class OnnxFile:
+    """A detector's ONNX file: its graph without external weights, and what its manifest promises."""
+
+    path: Path
+    model: "onnx.ModelProto"
+    manifest: Manifest
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read and check an exported detector.
+
+    Raises:
+        UdxError: the file is missing, too large, damaged, not ONNX, not from udx, refers to files outside its
+            folder, or its inputs and outputs are not those of its manifest.
+    """
+    model = _parse(path)
+    _require_bounded_tensors(model, path)
+    _require_valid(path)
+    manifest = _manifest_of(model, path)
+    inputs = expected_inputs(manifest)
+    outputs = expected_outputs(manifest)
+    _require_bounded(path, (*inputs, *outputs))
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    given = tuple(tensor_spec(value) for value in model.graph.input if value.name not in initializers)
+    _require_same(path, "inputs", given, inputs)
+    _require_same(path, "outputs", tuple(tensor_spec(value) for value in model.graph.output), outputs)
+    return OnnxFile(path, model, manifest, inputs, outputs)
+
+
+def expected_inputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a detector with this manifest, in order."""
+    return tuple(TensorSpec(name, shape, dtype) for name, (shape, dtype) in input_shapes(manifest.spec).items())
+
+
+def expected_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a detector with this manifest, in order: K boxes, best first."""
+    count = manifest.max_boxes
+    return (
+        TensorSpec("boxes", (count, BOX_SIZE), "float32"),
+        TensorSpec("scores", (count,), "float32"),
+        TensorSpec("labels", (count,), "int64"),
+    )
+
+
+def tensor_spec(value: "onnx.ValueInfoProto") -> TensorSpec:
+    """Describe a graph input or output; a dimension that is not fixed counts as −1."""
+    tensor = value.type.tensor_type
+    shape = tuple(length.dim_value if length.HasField("dim_value") else -1 for length in tensor.shape.dim)
+    return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))
+
+
+def dtype_name(elem_type: int) -> str:
+    """Name an ONNX element type as numpy does."""
+    import onnx
+
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name
+    except (KeyError, ValueError):
+        return f"unknown type {elem_type}"
+
+
+def tensors_of(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
+    """Every tensor stored in the model: weights and constants, in subgraphs and function bodies too."""
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Any) -> Iterator["onnx.TensorProto"]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in (*sparse_tensors, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _graph_tensors(graph)
+
+
+def _parse(path: Path) -> "onnx.ModelProto":
+    import onnx
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UdxError(f"{path} is larger than 2 GiB, the limit of an ONNX file; store its weights beside it")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UdxError(f"cannot read engine {path}: {error.strerror}; check the path") from error
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    except Exception as error:  # protobuf's DecodeError, whose module has no types
+        raise UdxError(f"{path} is damaged or not an ONNX file; copy or export it again") from error
+    if not model.ir_version or not model.graph.node:
+        raise UdxError(f"{path} is damaged or not an ONNX file: it holds no graph; copy or export it again")
+    return model
+
+
+def _require_bounded_tensors(model: "onnx.ModelProto", path: Path) -> None:
+    """Refuse tensors that claim more than they hold, before any library allocates what they claim."""
+    import onnx
+
+    for tensor in tensors_of(model):
+        spec = TensorSpec(tensor.name or "a constant", tuple(tensor.dims), dtype_name(tensor.data_type))
+        if spec.dtype.startswith("unknown") or any(length < 0 for length in spec.shape):
+            raise UdxError(f"{path} holds {spec}, which is no valid tensor; copy or export it again")
+        if spec.dtype == "object":  # strings have no fixed size and hold what they hold
+            continue
+        _require_bounded(path, (spec,))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _require_own_external_data(tensor, spec, path)
+        elif tensor.raw_data and len(tensor.raw_data) != _stored_bytes(tensor, spec):
+            raise UdxError(
+                f"{path} holds {spec} with {len(tensor.raw_data)} bytes of data; it is damaged, export it again"
+            )
+        elif not tensor.raw_data and spec.num_bytes > 8 * max(tensor.ByteSize(), 1):
+            raise UdxError(f"{path} holds {spec} without its data; it is damaged, export it again")
+
+
+def _stored_bytes(tensor: "onnx.TensorProto", spec: TensorSpec) -> int:
+    """Bytes of a tensor in ``raw_data``; 4-bit types are packed in pairs."""
+    import onnx
+
+    packed = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1}
+    return (spec.num_bytes + 1) // 2 if tensor.data_type in packed else spec.num_bytes
+
+
+def _require_own_external_data(tensor: "onnx.TensorProto", spec: TensorSpec, path: Path) -> None:
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    location = fields.get("location", "")
+    folder = path.resolve().parent
+    target = (folder / location).resolve()
+    if not location or not target.is_relative_to(folder):
+        raise UdxError(f"{path} wants weights from {location!r}, outside its folder; do not trust it")
+    try:
+        end = int(fields.get("offset", 0)) + int(fields.get("length", spec.num_bytes))
+        if end > target.stat().st_size or int(fields.get("offset", 0)) < 0:
+            raise UdxError(f"{path} wants {spec} from {target.name}, which is too short; copy both files again")
+    except OSError as error:
+        raise UdxError(f"{path} keeps weights in {target.name}, which cannot be read; copy both files") from error
+    except ValueError as error:
+        raise UdxError(f"{path} has a damaged reference to {target.name}; copy or export it again") from error
+
+
+def _require_valid(path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # onnx raises ValidationError, and RuntimeError or InferenceError from C++
+        reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
+        raise UdxError(f"{path} is not a valid ONNX model ({reason}); copy or export it again") from error
+
+
+def _manifest_of(model: "onnx.ModelProto", path: Path) -> Manifest:
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            return Manifest.from_json(entry.value, str(path))
+    raise UdxError(f"{path} is an ONNX file without a udx manifest; give one that udx export wrote")
+
+
+def _require_bounded(path: Path, specs: tuple[TensorSpec, ...]) -> None:
+    for spec in specs:
+        if spec.num_bytes > MAX_TENSOR_BYTES:
+            raise UdxError(f"{path} declares {spec}, {spec.num_bytes / 2**30:.0f} GiB; do not trust it")
+
+
+def _require_same(path: Path, what: str, given: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> None:
+    for one, other in zip(given, wanted, strict=False):
+        if one != other:
+            raise UdxError(f"{path} has {what[:-1]} {one} where its manifest asks for {other}; export it again")
+    if len(given) != len(wanted):
+        names = [[spec.name for spec in specs] for specs in (given, wanted)]
+        raise UdxError(f"{path} has {what} {names[0]} where its manifest asks for {names[1]}; export it again")

@@ -1,0 +1,87 @@
+"""ONNX engines in ONNX Runtime, on the CPU or a CUDA device."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from numpy.typing import NDArray
+
+from udx.data.inputs import Tensors
+from udx.errors import UdxError
+from udx.runtime.onnx_file import read_onnx
+from udx.runtime.runner import Runner
+
+Provider = Literal["cpu", "cuda"]
+_PROVIDERS: Final[Mapping[Provider, str]] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxRuntimeRunner(Runner):
+    """The file is checked when the runner is made; weights beside it are read from its own folder only."""
+
+    def __init__(self, path: Path, provider: Provider = "cpu", threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise UdxError(f"an engine needs at least one thread, not {threads}")
+        file = read_onnx(path)
+        super().__init__(path, file.manifest, file.inputs, file.outputs)
+        self._provider = provider
+        self._threads = threads
+        self._output_names = [spec.name for spec in file.outputs]
+        self._session: Any = None
+
+    @property
+    def settings(self) -> Mapping[str, str | int | None]:
+        """Backend, version, execution provider, threads (None: the backend's own choice), optimisation level."""
+        ort = _import_onnxruntime()
+        return {
+            "backend": "onnxruntime",
+            "version": ort.__version__,
+            "provider": _PROVIDERS[self._provider],
+            "threads": self._threads,
+            "graph_optimization": "all",
+        }
+
+    def _activate(self) -> None:
+        assert self._session is None, "already active"
+        ort = _import_onnxruntime()
+        wanted = _PROVIDERS[self._provider]
+        if wanted not in ort.get_available_providers():
+            raise UdxError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu in its place, or run on the CPU")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors only: warnings about the graph mean nothing to a user
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        folder = str(self.path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        try:
+            session = ort.InferenceSession(self.path.read_bytes(), options, providers=[wanted])
+        except Exception as error:  # onnxruntime's own classes derive from Exception directly
+            raise UdxError(f"ONNX Runtime refuses {self.path} ({_first_line(error)}); export it again") from error
+        if session.get_providers()[0] != wanted:
+            raise UdxError(f"ONNX Runtime cannot start {wanted} on this machine; check the driver and CUDA libraries")
+        self._session = session
+
+    def _infer(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        assert self._session is not None, "activate the runner first"
+        try:
+            outputs = self._session.run(self._output_names, dict(tensors))
+        except Exception as error:
+            raise UdxError(
+                f"ONNX Runtime failed on {self.path} ({_first_line(error)}); free memory or export it again"
+            ) from error
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def _deactivate(self) -> None:
+        self._session = None
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UdxError("running ONNX engines needs onnxruntime; install udx[cpu] or udx[gpu]") from error
+    return onnxruntime
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
