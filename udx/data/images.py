@@ -3,6 +3,8 @@
 Pixel coordinates are (u, v) with whole numbers at pixel centres; every ``new_T_old`` is a 3×3 matrix on them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -119,13 +121,24 @@ def load_image(path: Path, target: Size, change: ImageChange) -> tuple[ByteArray
     Raises:
         UdxError: the file is missing, is no image, is cut off, or is too large.
     """
+    with opened(path) as image:
+        warp = ImageWarp(image.size, target, change)
+        _decode_smaller(image, warp)
+        return warp(image.convert("RGB")), warp.new_T_old
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image; what goes wrong with the file, here or while the block decodes it, is told as ``UdxError``.
+
+    Raises:
+        UdxError: the file is missing, is no image, is cut off, or is too large.
+    """
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise UdxError(f"image {path} has {image.width}×{image.height} pixels: more than udx reads")
-            warp = ImageWarp(image.size, target, change)
-            _decode_smaller(image, warp)
-            return warp(image.convert("RGB")), warp.new_T_old
+                raise UdxError(f"image {path} has {image.size} pixels, more than udx reads; restore it")
+            yield image
     except FileNotFoundError as error:
         raise UdxError(f"image {path} is missing; restore it or unpack its archive again") from error
     except (OSError, ValueError, SyntaxError) as error:

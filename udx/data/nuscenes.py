@@ -1,13 +1,14 @@
 """From the tables of a nuScenes dataroot to keyframes. The devkit reads the tables; nothing is decoded here."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from udx.data.frame import Annotations, KeyFrame, Sweep
 from udx.data.spec import CAMERAS, LIDAR
+from udx.data.tables import SCHEMA, is_inside
 from udx.errors import UdxError
 from udx.files import read_json
 from udx.geometry import BOX_SIZE, CLASSES, CameraRig
@@ -18,37 +19,6 @@ if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 Record = Mapping[str, Any]
-
-TABLES: Final = (
-    "attribute",
-    "calibrated_sensor",
-    "category",
-    "ego_pose",
-    "instance",
-    "log",
-    "map",
-    "sample",
-    "sample_annotation",
-    "sample_data",
-    "scene",
-    "sensor",
-    "visibility",
-)
-
-UNDETECTED_CATEGORIES: Final = frozenset(
-    {
-        "animal",
-        "human.pedestrian.personal_mobility",
-        "human.pedestrian.stroller",
-        "human.pedestrian.wheelchair",
-        "movable_object.debris",
-        "movable_object.pushable_pullable",
-        "static_object.bicycle_rack",
-        "vehicle.emergency.ambulance",
-        "vehicle.emergency.police",
-    }
-)
-"""nuScenes' annotated categories that belong to no detection class: their boxes are left out."""
 
 
 def find_version(root: Path, version: str | None = None) -> str:
@@ -77,7 +47,7 @@ def open_dataroot(root: Path, version: str | None = None) -> "NuScenes":
         UdxError: the dataroot, the version or a table is missing, or the tables contradict each other.
     """
     version = find_version(root, version)
-    for table in TABLES:
+    for table in SCHEMA:
         path = root / version / f"{table}.json"
         if not path.is_file():
             raise UdxError(f"the table {path} is missing; restore it or unpack the metadata archive again")
@@ -172,13 +142,13 @@ def data_path(root: Path, record: Record) -> Path:
     Raises:
         UdxError: the file name would leave the dataroot.
     """
-    name = PurePosixPath(record["filename"])
-    if name.is_absolute() or ".." in name.parts or not name.parts:
+    if not is_inside(record["filename"]):
         raise UdxError(
             f"sample_data {record['token']} names the file {record['filename']!r}, which is not inside {root}; "
             "correct the record"
         )
-    return root / name
+    path: Path = root / record["filename"]
+    return path
 
 
 def _keyframe(nusc: "NuScenes", sample: Record, cameras: tuple[str, ...], max_sweeps: int) -> KeyFrame:
@@ -262,7 +232,7 @@ def _annotations(nusc: "NuScenes", tokens: list[str], ego_T_global: FloatArray) 
     if not kept:
         return Annotations.none()
     records = [nusc.get("sample_annotation", token) for token, _ in kept]
-    velocity_N3 = np.array([nusc.box_velocity(token) for token, _ in kept]) @ ego_T_global[:3, :3].T
+    velocity_N3 = np.array([_velocity(nusc, token) for token, _ in kept]) @ ego_T_global[:3, :3].T
     heading_N3 = _headings(np.array([record["rotation"] for record in records])) @ ego_T_global[:3, :3].T
     boxes_N9 = np.empty((len(records), BOX_SIZE))
     boxes_N9[:, :3] = transform_points(ego_T_global, np.array([record["translation"] for record in records]))
@@ -280,12 +250,26 @@ def _annotations(nusc: "NuScenes", tokens: list[str], ego_T_global: FloatArray) 
     )
 
 
+def _velocity(nusc: "NuScenes", token: str) -> FloatArray:
+    """Velocity in the global frame, m/s; NaN if the neighbours in time do not tell it."""
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            velocity: FloatArray = nusc.box_velocity(token)
+    except KeyError as error:
+        raise UdxError(
+            f"sample_annotation {token} is linked to {error}, which does not exist; repair the tables"
+        ) from error
+    return velocity if np.isfinite(velocity).all() else np.full(3, np.nan)
+
+
 def _label(annotation: Record) -> int | None:
+    """Label of a box; ``None`` for nuScenes' categories that belong to no detection class."""
     from nuscenes.eval.detection.utils import category_to_detection_name
+    from nuscenes.utils.color_map import get_colormap
 
     category = annotation["category_name"]
     name = category_to_detection_name(category)
-    if name is None and category not in UNDETECTED_CATEGORIES:
+    if name is None and category not in get_colormap():
         raise UdxError(
             f"sample_annotation {annotation['token']} is of the category {category!r}, which nuScenes does not have; "
             "correct its name in category.json"
