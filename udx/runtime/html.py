@@ -1,0 +1,132 @@
+"""Building blocks of self-contained HTML pages: no script, no network, light and dark, phone and desktop."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final, Literal
+
+Tone = Literal["good", "bad", "unsure", "plain"]
+Cell = str | int | float
+
+STYLE: Final = """
+:root{color-scheme:light dark;--bg:#f5f6f8;--card:#fff;--ink:#1b1f27;--soft:#626b7a;--line:#e1e5eb;--grid:#e9ecf1;
+--a:#2b6cde;--b:#e2762b;--c:#7d8797;--good:#1a7f4b;--good-bg:#e3f5ea;--bad:#b42318;--bad-bg:#fdeae8;
+--unsure:#8a5a00;--unsure-bg:#fdf2d9}
+@media (prefers-color-scheme:dark){:root{--bg:#12151b;--card:#1b2029;--ink:#e8ebf1;--soft:#9aa4b4;--line:#2c3340;
+--grid:#262d39;--a:#6ea2ff;--b:#ff9f5a;--c:#8d98a9;--good:#6fdca0;--good-bg:#15321f;--bad:#ff8f84;--bad-bg:#3a1a17;
+--unsure:#f3c361;--unsure-bg:#362a10}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;
+-webkit-text-size-adjust:100%}
+main{max-width:1120px;margin:0 auto;padding:28px 16px 56px}
+h1{font-size:clamp(1.5rem,4.5vw,2.1rem);line-height:1.2;margin:0 0 4px;letter-spacing:-.015em}
+h2{font-size:1.05rem;margin:0 0 10px}
+p{margin:0 0 10px}.soft,figcaption,.tile span,.tile small{color:var(--soft)}
+section,.tile,.verdict{background:var(--card);border:1px solid var(--line);border-radius:14px}
+section{padding:18px;margin-top:16px;min-width:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px;margin-top:16px}
+.grid section{margin:0}
+.verdict{margin:18px 0 0;padding:16px 18px;border-width:0 0 0 6px;font-size:1.05rem}
+.verdict b{display:block;font-size:1.3rem;line-height:1.3}
+.good{color:var(--good);background:var(--good-bg);border-color:var(--good)}
+.bad{color:var(--bad);background:var(--bad-bg);border-color:var(--bad)}
+.unsure{color:var(--unsure);background:var(--unsure-bg);border-color:var(--unsure)}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin-top:16px}
+.tile{padding:12px 14px}.tile span,.tile small{display:block;font-size:.82rem}
+.tile b{font-size:1.35rem;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
+th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
+th{color:var(--soft);font-weight:600;font-size:.82rem}
+th:first-child,td:first-child{text-align:left;padding-left:0}tr:last-child td{border-bottom:0}
+dl{display:grid;grid-template-columns:minmax(110px,max-content) 1fr;gap:5px 16px;margin:0;font-size:.92rem}
+dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
+ul{margin:0;padding-left:1.2em}li{margin:3px 0;overflow-wrap:anywhere}
+figure{margin:0}figcaption{font-size:.85rem;margin-top:6px}
+img,svg{display:block;width:100%;height:auto}img{border-radius:10px}
+svg text{fill:var(--soft);font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+svg .name{fill:var(--ink)}svg .grid-line{stroke:var(--grid)}svg .axis{stroke:var(--c)}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A card of a page: heading as text, body as HTML; ``half`` cards stand side by side where there is room."""
+
+    heading: str
+    body: str
+    half: bool = False
+
+
+def page(title: str, sections: Iterable[Section], *, lead: str = "") -> str:
+    """Return a whole HTML document; ``lead`` is HTML between the title and the first card."""
+    parts: list[str] = []
+    row: list[str] = []
+    for section in sections:
+        card = f"<section><h2>{escape(section.heading)}</h2>{section.body}</section>"
+        if section.half:
+            row.append(card)
+            continue
+        parts += _grid(row)
+        row = []
+        parts.append(card)
+    parts += _grid(row)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body><main><h1>{escape(title)}</h1>{lead}\n" + "\n".join(parts) + "\n</main></body></html>\n"
+    )
+
+
+def paragraph(text: str, *, soft: bool = False) -> str:
+    """A paragraph of plain text."""
+    return f"<p class=soft>{escape(text)}</p>" if soft else f"<p>{escape(text)}</p>"
+
+
+def verdict(tone: Tone, headline: str, text: str) -> str:
+    """The one thing that a reader must see."""
+    return f'<div class="verdict {tone}"><b>{escape(headline)}</b>{escape(text)}</div>'
+
+
+def tiles(items: Iterable[tuple[str, str, str]]) -> str:
+    """Key figures: (label, value, remark) each."""
+    cells = (
+        f'<div class="tile"><span>{escape(label)}</span><b>{escape(value)}</b><small>{escape(remark)}</small></div>'
+        for label, value, remark in items
+    )
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    """A table whose first column is text and whose others are figures; wide ones scroll by themselves."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def facts(items: Iterable[tuple[str, str]]) -> str:
+    """Names and values, one a line."""
+    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in items) + "</dl>"
+
+
+def bullets(lines: Iterable[str]) -> str:
+    """A list of sentences."""
+    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def figure(content: str, caption: str = "") -> str:
+    """An SVG or image with a caption."""
+    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{content}{said}</figure>"
+
+
+def image(encoded: bytes, alt: str, mime: str = "image/png") -> str:
+    """An image inside the page itself."""
+    data = base64.b64encode(encoded).decode("ascii")
+    return f'<img alt="{escape(alt, quote=True)}" src="data:{mime};base64,{data}">'
+
+
+def _grid(cards: Sequence[str]) -> list[str]:
+    return ['<div class="grid">' + "".join(cards) + "</div>"] if cards else []

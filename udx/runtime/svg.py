@@ -1,0 +1,176 @@
+"""Plots as inline SVG: pure functions from numbers to text. Colours are the page's own variables."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Final
+
+import numpy as np
+
+from udx.runtime.equivalence import Ratio
+
+WIDTH: Final = 480  # narrow, so that the text is still legible when a phone scales it down
+LEFT: Final = 46
+RIGHT: Final = 14
+COLOURS: Final = ("var(--a)", "var(--b)", "var(--c)", "var(--good)", "var(--bad)")
+Series = Mapping[str, Sequence[float]]
+
+
+def histogram_svg(series: Series, *, unit: str = "ms", bins: int = 44) -> str:
+    """Overlaid histograms over common bins, medians dashed; samples beyond the 99th percentile are counted."""
+    assert series
+    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
+    low, high = float(everything.min()), float(np.percentile(everything, 99))
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    counts = {name: np.histogram(values, bins=bins, range=(low, high))[0] for name, values in series.items()}
+    top = max(1, *(int(count.max()) for count in counts.values()))
+    height, base = 230, 186
+    parts = [*_legend(list(series)), *_y_axis(0, top, 34, base), *_x_axis(low, high, base, unit)]
+    step = (high - low) / bins
+    for index, (name, count) in enumerate(counts.items()):
+        outline = [f"M{_x(low, low, high):.1f},{base}"]
+        for place, value in enumerate(count):
+            y = base - (base - 34) * value / top
+            left, right = (_x(low + step * at, low, high) for at in (place, place + 1))
+            outline.append(f"L{left:.1f},{y:.1f}L{right:.1f},{y:.1f}")
+        outline.append(f"L{_x(high, low, high):.1f},{base}Z")
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(f'<path d="{"".join(outline)}" fill="{colour}" fill-opacity=".35" stroke="{colour}"/>')
+        middle = _x(float(np.median(series[name])), low, high)
+        parts.append(_line(middle, 34, middle, base, f'stroke="{colour}" stroke-width="2" stroke-dasharray="4 3"'))
+    beyond = int((everything > high).sum())
+    if beyond:
+        parts.append(_text(WIDTH - RIGHT, 48, f"{beyond} beyond →", anchor="end"))
+    return _svg(parts, height, "Histogram of latency, medians dashed")
+
+
+def bars_svg(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> str:
+    """Stacked horizontal bars: a row per name, a part per stage."""
+    assert rows
+    stages = list(dict.fromkeys(stage for parts in rows.values() for stage in parts))
+    top = max(sum(parts.values()) for parts in rows.values()) or 1.0
+    parts = _legend(stages)
+    y = 44
+    for name, values in rows.items():
+        parts.append(_text(0, y, name, css="name"))
+        parts.append(_text(WIDTH, y, f"{sum(values.values()):.2f} {unit}", anchor="end", css="name"))
+        start = 0.0
+        for stage in values:
+            width = WIDTH * values[stage] / top
+            colour = COLOURS[stages.index(stage) % len(COLOURS)]
+            parts.append(f'<rect x="{start:.1f}" y="{y + 8}" width="{width:.1f}" height="26" rx="3" fill="{colour}"/>')
+            if width > 64:
+                label = f'<text x="{start + 8:.1f}" y="{y + 25}" style="fill:var(--card)">{values[stage]:.2f}</text>'
+                parts.append(label)
+            start += width
+        y += 64
+    return _svg(parts, y - 14, "Latency by stage")
+
+
+def series_svg(series: Series, *, unit: str = "ms") -> str:
+    """Samples in the order taken; those above the 99th percentile sit on the upper edge."""
+    assert series
+    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
+    low, high = float(everything.min()), float(np.percentile(everything, 99))
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    height, top, base = 230, 34, 186
+    longest = max(len(values) for values in series.values())
+    parts = [*_legend(list(series)), *_y_axis(low, high, top, base), *_x_axis(0, longest, base, "frames")]
+    for index, values in enumerate(series.values()):
+        colour = COLOURS[index % len(COLOURS)]
+        dots = "".join(
+            f"M{_x(at, 0, longest):.1f},{base - (base - top) * (min(value, high) - low) / (high - low):.1f}h0"
+            for at, value in enumerate(values)
+        )
+        style = f'stroke="{colour}" stroke-opacity=".55" stroke-width="3.4" stroke-linecap="round"'
+        parts.append(f'<path d="{dots}" fill="none" {style}/>')
+    parts.append(_text(4, 24, unit))
+    return _svg(parts, height, "Latency of each frame in the order measured")
+
+
+def ratios_svg(rows: Mapping[str, Ratio], margin: float) -> str:
+    """Per-block differences in per cent as dots, their median and 90 % interval, and the margin as a band."""
+    assert rows
+    spread = [100 * (value - 1) for ratio in rows.values() for value in ratio.ratios]
+    ends = [100 * (end - 1) for ratio in rows.values() for end in ratio.ci90]
+    reach = max(250 * margin, float(np.percentile(np.abs(spread), 95)) * 1.1, *(1.15 * abs(end) for end in ends))
+    base = 30 + 78 * len(rows)
+    band = _x(-100 * margin, -reach, reach), _x(100 * margin, -reach, reach)
+    parts = [
+        f'<rect x="{band[0]:.1f}" y="22" width="{band[1] - band[0]:.1f}" height="{base - 22}" '
+        'fill="var(--good)" fill-opacity=".13"/>',
+        _text((band[0] + band[1]) / 2, 15, f"margin ±{margin:.1%}", anchor="middle"),
+        *_x_axis(-reach, reach, base, "%"),
+        _line(_x(0, -reach, reach), 22, _x(0, -reach, reach), base, 'class="axis"'),
+    ]
+    for index, (name, ratio) in enumerate(rows.items()):
+        y = 68 + 78 * index
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(_text(LEFT, y - 26, name, css="name"))
+        for place, value in enumerate(ratio.ratios):
+            shown = min(max(100 * (value - 1), -reach), reach)
+            wobble = 9 * math.sin(2.399963 * place)  # the golden angle spreads neighbours without chance
+            parts.append(
+                f'<circle cx="{_x(shown, -reach, reach):.1f}" cy="{y + wobble:.1f}" r="2.6" '
+                f'fill="{colour}" fill-opacity=".4"/>'
+            )
+        low, high = (_x(100 * (end - 1), -reach, reach) for end in ratio.ci90)
+        parts.append(_line(low, y, high, y, f'stroke="{colour}" stroke-width="5" stroke-linecap="round"'))
+        middle = _x(100 * (ratio.ratio - 1), -reach, reach)
+        parts.append(_line(middle, y - 13, middle, y + 13, f'stroke="{colour}" stroke-width="3"'))
+    return _svg(parts, base + 44, "Difference per block with 90 % interval and margin")
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round values (1, 2 or 5 times a power of ten apart) within [low, high]."""
+    assert low < high
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [step * index for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _x(value: float, low: float, high: float) -> float:
+    return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
+
+
+def _x_axis(low: float, high: float, y: float, unit: str) -> list[str]:
+    parts = [_line(LEFT, y, WIDTH - RIGHT, y, 'class="axis"')]
+    for value in ticks(low, high, 6):
+        parts.append(_text(_x(value, low, high), y + 17, f"{value:g}" if value else "0", anchor="middle"))
+    parts.append(_text(WIDTH - RIGHT, y + 35, unit, anchor="end"))
+    return parts
+
+
+def _y_axis(low: float, high: float, top: float, base: float) -> list[str]:
+    parts = []
+    for value in ticks(low, high, 4):
+        y = base - (base - top) * (value - low) / (high - low)
+        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, 'class="grid-line"'))
+        parts.append(_text(LEFT - 6, y + 4, f"{value:g}", anchor="end"))
+    return parts
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    parts = []
+    x = float(LEFT)
+    for index, name in enumerate(names):
+        parts.append(f'<rect x="{x:.1f}" y="5" width="11" height="11" rx="3" fill="{COLOURS[index % len(COLOURS)]}"/>')
+        parts.append(_text(x + 16, 15, name, css="name"))
+        x += 34 + 6.6 * len(name)
+    return parts
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" {style}/>'
+
+
+def _text(x: float, y: float, text: str, *, anchor: str = "start", css: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{css}">{escape(text)}</text>'
+
+
+def _svg(parts: Sequence[str], height: float, label: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
