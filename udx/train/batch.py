@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from udx.data.augment import AugmentationConfig
-from udx.data.frame import KeyFrame
+from udx.data.augment import Augmentation, AugmentationConfig
+from udx.data.frame import KeyFrame, Sample
 from udx.data.inputs import inputs_of
 from udx.data.load import load_sample, trainable
 from udx.data.spec import SensorSpec
@@ -18,33 +18,35 @@ from udx.models.detector import DetectorInputs
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Inputs of B samples, their boxes (B tensors (N_i, 9) in the BEV frame), labels (N_i,) and sample tokens."""
+    """B samples: the detector's inputs, boxes (B tensors (N_i, 9) in the BEV frame), labels (N_i,), sample tokens.
+
+    ``teacher_inputs`` are the same samples, under the same augmentation, as the teacher reads them.
+    ``dropped_points`` counts the LiDAR points that did not fit the buffer.
+    """
 
     inputs: DetectorInputs
+    teacher_inputs: DetectorInputs | None
     boxes: list[Tensor]
     labels: list[Tensor]
     tokens: list[str]
-    dropped_points: int = 0
+    dropped_points: int
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor."""
-        moved = {item.name: getattr(self.inputs, item.name) for item in fields(self.inputs)}
+
+        def moved(inputs: DetectorInputs) -> DetectorInputs:
+            tensors = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
+            return DetectorInputs(
+                **{k: v if v is None else v.to(device, non_blocking=True) for k, v in tensors.items()}
+            )
+
         return Batch(
-            DetectorInputs(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()}),
+            moved(self.inputs),
+            moved(self.teacher_inputs) if self.teacher_inputs else None,
             [boxes.to(device, non_blocking=True) for boxes in self.boxes],
             [labels.to(device, non_blocking=True) for labels in self.labels],
             self.tokens,
             self.dropped_points,
-        )
-
-    def for_sensors(self, spec: SensorSpec) -> DetectorInputs:
-        """Keep the inputs of a detector with fewer sensors, so that it never sees what it will not have."""
-        return DetectorInputs(
-            images=self.inputs.images if spec.camera else None,
-            pool_index=self.inputs.pool_index if spec.camera else None,
-            pool_offsets=self.inputs.pool_offsets if spec.camera else None,
-            points=self.inputs.points if spec.lidar else None,
-            num_points=self.inputs.num_points if spec.lidar else None,
         )
 
 
@@ -52,29 +54,44 @@ class KeyFrames(Dataset[Batch]):
     """Samples as batches of one; an index is (position, epoch), so that augmentation can be replayed."""
 
     def __init__(
-        self, keyframes: Sequence[KeyFrame], spec: SensorSpec, augmentation: AugmentationConfig | None, seed: int
+        self,
+        keyframes: Sequence[KeyFrame],
+        spec: SensorSpec,
+        teacher_spec: SensorSpec | None = None,
+        augmentation: AugmentationConfig | None = None,
+        seed: int = 0,
     ) -> None:
-        self.keyframes, self.spec, self.augmentation, self.seed = keyframes, spec, augmentation, seed
+        self.keyframes, self.spec, self.teacher_spec = keyframes, spec, teacher_spec
+        self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
         return len(self.keyframes)
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         position, epoch = index
-        drawn = None
+        keyframe, augmentation = self.keyframes[position], None
         if self.augmentation is not None:
             generator = np.random.default_rng((self.seed, epoch, position))
-            drawn = self.augmentation.draw(generator, len(self.spec.camera.names) if self.spec.camera else 0)
-        sample = load_sample(self.keyframes[position], self.spec, drawn)
+            augmentation = self.augmentation.draw(generator, len(keyframe.rig.names))
+        loaded, sample = self._load(keyframe, self.spec, augmentation)
+        teacher_inputs = None
+        if self.teacher_spec is not None:
+            teacher_inputs, _ = self._load(keyframe, self.teacher_spec, augmentation)
         annotations = trainable(sample.annotations, self.spec.grid)
-        tensors = {name: torch.from_numpy(array)[None] for name, array in inputs_of(sample, self.spec).items()}
         return Batch(
-            DetectorInputs(**tensors),
+            loaded,
+            teacher_inputs,
             [torch.from_numpy(annotations.boxes_N9).float()],
             [torch.from_numpy(annotations.labels_N)],
             [sample.token],
             sample.dropped_points,
         )
+
+    def _load(
+        self, keyframe: KeyFrame, spec: SensorSpec, augmentation: Augmentation | None
+    ) -> tuple[DetectorInputs, Sample]:
+        sample = load_sample(keyframe, spec, augmentation)
+        return DetectorInputs(**{k: torch.from_numpy(v)[None] for k, v in inputs_of(sample, spec).items()}), sample
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -118,12 +135,17 @@ def make_loader(
 
 def join(samples: Sequence[Batch]) -> Batch:
     """Collate batches of one into one batch."""
-    inputs = {}
-    for item in fields(DetectorInputs):
-        parts = [getattr(sample.inputs, item.name) for sample in samples]
-        inputs[item.name] = None if parts[0] is None else torch.cat(parts)
+
+    def together(inputs: Sequence[DetectorInputs]) -> DetectorInputs:
+        columns = {item.name: [getattr(one, item.name) for one in inputs] for item in fields(DetectorInputs)}
+        return DetectorInputs(
+            **{name: None if parts[0] is None else torch.cat(parts) for name, parts in columns.items()}
+        )
+
+    teacher_inputs = [sample.teacher_inputs for sample in samples if sample.teacher_inputs is not None]
     return Batch(
-        DetectorInputs(**inputs),
+        together([sample.inputs for sample in samples]),
+        together(teacher_inputs) if teacher_inputs else None,
         [boxes for sample in samples for boxes in sample.boxes],
         [labels for sample in samples for labels in sample.labels],
         [token for sample in samples for token in sample.tokens],

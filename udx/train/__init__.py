@@ -1,0 +1,1 @@
+"""Training and distillation: losses, objectives, distiller, loop, recipes, checkpoints."""

@@ -1,0 +1,134 @@
+"""Checkpoints of a detector: weights in safetensors, everything else about them as JSON in its header."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from udx import __version__
+from udx.config import from_plain, to_plain
+from udx.errors import UdxError
+from udx.files import write_with
+from udx.geometry import BOX_CONVENTION, CLASSES
+from udx.models.detector import Detector
+from udx.train.recipes import RunConfig
+
+FORMAT: Final = "udx-checkpoint/1"
+METADATA_KEY: Final = "udx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRecord:
+    """Which teacher a student learned from: the SHA-256 of its checkpoint, and its metrics where they are known."""
+
+    run: str
+    modality: str
+    checkpoint_sha256: str
+    mAP: float | None
+    NDS: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord:
+    """All that is known of a checkpoint's weights: how they were trained, on what, from what, and how far."""
+
+    config: RunConfig
+    step: int
+    data: dict[str, str]
+    git_commit: str
+    teacher: TeacherRecord | None = None
+    start_sha256: str | None = None
+    udx_version: str = __version__
+    classes: tuple[str, ...] = CLASSES
+    box_convention: str = BOX_CONVENTION
+    format: str = field(default=FORMAT)
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(to_plain(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: Path) -> "CheckpointRecord":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            UdxError: another format, other classes or another box convention.
+        """
+        try:
+            plain = json.loads(text)
+        except ValueError as error:
+            raise UdxError(f"{source} has a damaged record ({error}); train again") from error
+        for name, expected in (("format", FORMAT), ("classes", list(CLASSES)), ("box_convention", BOX_CONVENTION)):
+            found = plain.get(name) if isinstance(plain, dict) else None
+            if found != expected:
+                raise UdxError(f"{source} was written with {name} {found!r}, this udx uses {expected!r}; train again")
+        return from_plain(cls, plain, str(source))
+
+
+def save_checkpoint(path: Path, detector: nn.Module, record: CheckpointRecord) -> None:
+    """Write weights and record as one file, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in detector.state_dict().items()}
+    write_with(path, lambda partial: save_file(tensors, partial, metadata={METADATA_KEY: record.to_json()}))
+
+
+def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:
+    """Read a checkpoint; nothing in it is unpickled.
+
+    Raises:
+        UdxError: the file is missing, damaged, or not a checkpoint of this udx.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UdxError(f"there is no checkpoint {path}; train the run first, or name another with --run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UdxError(f"{path} is not a whole safetensors file ({error}); train again or restore it") from error
+    if METADATA_KEY not in metadata:
+        raise UdxError(f"{path} is a safetensors file that udx did not write; name a udx run")
+    return CheckpointRecord.from_json(metadata[METADATA_KEY], path), tensors
+
+
+def load_detector(path: Path) -> tuple[Detector, CheckpointRecord]:
+    """Build the detector of a checkpoint, with its weights, in eval mode.
+
+    Raises:
+        UdxError: see ``read_checkpoint``; or the weights are not those of the recorded configuration.
+    """
+    record, tensors = read_checkpoint(path)
+    # Every weight comes from the checkpoint: a pretrained backbone need not be there any more.
+    camera = dataclasses.replace(record.config.detector.camera, pretrained=None)
+    detector = Detector(dataclasses.replace(record.config.detector, camera=camera))
+    load_strictly(detector, tensors, path)
+    return detector.eval(), record
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Load weights whose names and shapes all match.
+
+    Raises:
+        UdxError: a name or shape differs; the first few of each kind are listed.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    differences = {
+        "missing": sorted(own.keys() - given.keys()),
+        "unknown": sorted(given.keys() - own.keys()),
+        "of another shape": sorted(name for name in own.keys() & given.keys() if own[name] != given[name]),
+    }
+    if any(differences.values()):
+        listed = "; ".join(
+            f"{len(names)} {kind}, as {', '.join(names[:3])}" for kind, names in differences.items() if names
+        )
+        raise UdxError(
+            f"{source} is a checkpoint of another detector: {listed}; use the recipe that it was trained with"
+        )
+    module.load_state_dict(tensors)

@@ -1,0 +1,39 @@
+"""What a trained detector says of keyframes, in torch: the yardstick that every engine is held to."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from udx.data.detections import Detections
+from udx.data.frame import KeyFrame
+from udx.models.decode import decode
+from udx.models.detector import Detector
+from udx.train.batch import KeyFrames, make_loader
+
+
+@torch.no_grad()
+def predict(
+    detector: Detector,
+    keyframes: Sequence[KeyFrame],
+    *,
+    batch_size: int = 4,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Detections]:
+    """Detections by sample token; the detector is put into eval mode and stays on its device."""
+    detector.eval()
+    device = next(detector.parameters()).device
+    config = detector.config
+    loader, _ = make_loader(
+        KeyFrames(keyframes, config.spec), min(batch_size, len(keyframes)), workers, seed=None, drop_last=False
+    )
+    found: dict[str, Detections] = {}
+    for cpu_batch in loader:
+        batch = cpu_batch.to(device)
+        decoded = decode(detector(batch.inputs).heads, config.spec.grid, config.max_boxes)
+        for token, boxes, scores, labels in zip(
+            batch.tokens, decoded.boxes_BK9.cpu(), decoded.scores_BK.cpu(), decoded.labels_BK.cpu(), strict=True
+        ):
+            found[token] = Detections(boxes_K9=boxes.numpy(), scores_K=scores.numpy(), labels_K=labels.numpy())
+        progress(len(found), len(keyframes))
+    return found

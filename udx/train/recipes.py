@@ -1,0 +1,218 @@
+"""Recipes: each a function that returns one complete configuration. Variants call one and replace fields."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from udx.data.augment import AugmentationConfig, BevAugmentation, ImageAugmentation
+from udx.data.spec import CameraSpec, LidarSpec, SensorSpec
+from udx.geometry import BevGrid, Frustum
+from udx.models.bev_encoder import BevEncoderConfig
+from udx.models.camera import CameraEncoderConfig
+from udx.models.center_head import CenterHeadConfig
+from udx.models.detection_loss import DetectionLossConfig
+from udx.models.detector import DetectorConfig
+from udx.models.lidar import LidarEncoderConfig
+from udx.train.objectives import DistillationConfig
+
+Modality = Literal["cam", "lidar", "fusion"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimiserConfig:
+    """AdamW under a one-cycle schedule: linear warm-up over ``warmup`` of all steps, cosine down to 0."""
+
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip_norm: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How long and on what: ``batch_size`` a process; ``precision`` as accelerate names it; ``seed`` of everything.
+
+    A checkpoint is written after every epoch and at least every ``checkpoint_every_s`` seconds.
+    """
+
+    epochs: int
+    batch_size: int
+    optimiser: OptimiserConfig
+    augmentation: AugmentationConfig | None
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    workers: int = 1
+    seed: int = 0
+    checkpoint_every_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or self.workers < 0:
+            raise ValueError("epochs and batch_size must be at least 1, workers at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Everything that a training run depends on but its data, its teacher and its start."""
+
+    recipe: str
+    detector: DetectorConfig
+    train: TrainConfig
+    loss: DetectionLossConfig
+    distillation: DistillationConfig
+
+
+def nano(modality: Modality) -> RunConfig:
+    """Two CPU cores and minutes: 128 × 352 images, 0.8 m cells."""
+    grid = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.8)
+    frustum = Frustum(
+        image_height_px=128, image_width_px=352, stride_px=16, depth_min_m=2.0, depth_step_m=1.0, depth_bins=56
+    )
+    return RunConfig(
+        recipe="nano",
+        detector=DetectorConfig(
+            spec=_sensors(modality, grid, frustum, LidarSpec(sweeps=1, max_points=36_000)),
+            camera=CameraEncoderConfig(
+                backbone="resnet",
+                settings={
+                    "layer_type": "basic",
+                    "embedding_size": 24,
+                    "hidden_sizes": [24, 48, 96, 128],
+                    "depths": [1, 1, 1, 1],
+                    "out_features": ["stage2", "stage3", "stage4"],
+                },
+                neck_channels=48,
+                context_channels=48,
+            ),
+            lidar=LidarEncoderConfig(pillar_channels=32, pillars_per_cell=2),
+            low_channels=48,
+            bev_encoder=BevEncoderConfig(
+                channels=(64, 128), strides=(2, 2), convolutions=(2, 2), out_channels=(32, 32)
+            ),
+            head=CenterHeadConfig(shared_channels=32, task_channels=16),
+            max_boxes=200,
+        ),
+        train=TrainConfig(
+            epochs=8,
+            batch_size=4,
+            optimiser=OptimiserConfig(learning_rate=3e-3),
+            augmentation=AugmentationConfig(
+                bev=BevAugmentation(mirror_y_probability=0.5, rotation_rad=(-0.39, 0.39), scale=(0.95, 1.05)),
+            ),
+        ),
+        loss=DetectionLossConfig(),
+        distillation=DistillationConfig(),
+    )
+
+
+def small(modality: Modality) -> RunConfig:
+    """One GPU and minutes: ResNet-18 at 256 × 704, 0.8 m cells."""
+    grid = BevGrid(-51.2, 51.2, -51.2, 51.2, 0.8)
+    return RunConfig(
+        recipe="small",
+        detector=DetectorConfig(
+            spec=_sensors(
+                modality, grid, _full_frustum(depth_bins=56, step_m=1.0), LidarSpec(sweeps=5, max_points=150_000)
+            ),
+            camera=CameraEncoderConfig(
+                backbone="resnet",
+                settings={
+                    "layer_type": "basic",
+                    "hidden_sizes": [64, 128, 256, 512],
+                    "depths": [2, 2, 2, 2],
+                    "out_features": ["stage2", "stage3", "stage4"],
+                },
+                neck_channels=96,
+                context_channels=80,
+            ),
+            lidar=LidarEncoderConfig(pillar_channels=64, pillars_per_cell=2),
+            low_channels=96,
+            bev_encoder=BevEncoderConfig(
+                channels=(96, 192), strides=(1, 2), convolutions=(3, 3), out_channels=(96, 96)
+            ),
+            head=CenterHeadConfig(shared_channels=64, task_channels=32),
+            max_boxes=300,
+        ),
+        train=TrainConfig(
+            epochs=12,
+            batch_size=8,
+            optimiser=OptimiserConfig(learning_rate=1e-3),
+            augmentation=_paper_augmentation(),
+            precision="bf16",
+            workers=8,
+        ),
+        loss=DetectionLossConfig(),
+        distillation=DistillationConfig(),
+    )
+
+
+def base(modality: Modality) -> RunConfig:
+    """The paper's setting: ResNet-50 at 256 × 704, ±54 m at 0.6 m, ten sweeps; pillars for sparse convolution."""
+    grid = BevGrid(-54.0, 54.0, -54.0, 54.0, 0.6)
+    return RunConfig(
+        recipe="base",
+        detector=DetectorConfig(
+            spec=_sensors(
+                modality, grid, _full_frustum(depth_bins=112, step_m=0.5), LidarSpec(sweeps=10, max_points=350_000)
+            ),
+            camera=CameraEncoderConfig(
+                backbone="resnet",
+                settings={"out_features": ["stage1", "stage2", "stage3", "stage4"]},
+                neck_channels=128,
+                context_channels=256,
+            ),
+            lidar=LidarEncoderConfig(pillar_channels=64, pillars_per_cell=2),
+            low_channels=256,
+            bev_encoder=BevEncoderConfig(
+                channels=(128, 256), strides=(1, 2), convolutions=(5, 5), out_channels=(256, 256)
+            ),
+            head=CenterHeadConfig(shared_channels=64, task_channels=64),
+            max_boxes=500,
+        ),
+        train=TrainConfig(
+            epochs=20,
+            batch_size=5,
+            optimiser=OptimiserConfig(learning_rate=2e-4 if modality == "cam" else 1e-3),
+            augmentation=_paper_augmentation(),
+            precision="bf16",
+            workers=8,
+        ),
+        loss=DetectionLossConfig(),
+        distillation=DistillationConfig(),
+    )
+
+
+RECIPES: Final[Mapping[str, Callable[[Modality], RunConfig]]] = {"nano": nano, "small": small, "base": base}
+
+
+def _sensors(modality: Modality, grid: BevGrid, frustum: Frustum, lidar: LidarSpec) -> SensorSpec:
+    return SensorSpec(
+        grid=grid,
+        z_range_m=(-3.0, 5.0),
+        camera=CameraSpec(frustum=frustum) if modality != "lidar" else None,
+        lidar=lidar if modality != "cam" else None,
+    )
+
+
+def _full_frustum(depth_bins: int, step_m: float) -> Frustum:
+    return Frustum(
+        image_height_px=256,
+        image_width_px=704,
+        stride_px=16,
+        depth_min_m=2.0,
+        depth_step_m=step_m,
+        depth_bins=depth_bins,
+    )
+
+
+def _paper_augmentation() -> AugmentationConfig:
+    return AugmentationConfig(
+        image=ImageAugmentation(
+            resize=(0.88, 1.25), shift_x=(-0.1, 0.1), flip_probability=0.5, rotation_rad=(-0.094, 0.094)
+        ),
+        bev=BevAugmentation(
+            mirror_x_probability=0.5,
+            mirror_y_probability=0.5,
+            rotation_rad=(-0.785, 0.785),
+            scale=(0.9, 1.1),
+            translation_std_m=(0.5, 0.5, 0.5),
+        ),
+    )

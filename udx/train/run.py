@@ -1,0 +1,86 @@
+"""Run directories: where everything of one training stands, and how runs are found."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from udx.errors import UdxError
+from udx.files import read_json
+from udx.train.checkpoint import CheckpointRecord, read_checkpoint
+
+RUNS: Final = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run directory: ``config.json``, ``log.jsonl``, ``checkpoint.safetensors``, ``state.pt``, ``metrics.json``."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, data, teacher and start."""
+        return self.folder / "config.json"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a step."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Weights and their record."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """Everything that resuming needs; removed nowhere, so that a finished run can be told from a broken one."""
+        return self.folder / "state.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """``{"mAP", "NDS", "per_class", "tp_errors"}`` on the validation split; written when training has ended."""
+        return self.folder / "metrics.json"
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """The metrics, or ``None`` before the evaluation."""
+        if not self.metrics.is_file():
+            return None
+        metrics: dict[str, Any] = read_json(self.metrics)
+        return metrics
+
+    def record(self) -> CheckpointRecord:
+        """The record of the checkpoint."""
+        return read_checkpoint(self.checkpoint)[0]
+
+
+def finished_runs(runs: Path = RUNS) -> list[Run]:
+    """Runs below a folder that have been trained and evaluated, the newest first."""
+    metrics = sorted(runs.glob("**/metrics.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [Run(path.parent) for path in metrics if Run(path.parent).checkpoint.is_file()]
+
+
+def newest_run(modality: str, runs: Path = RUNS) -> Run:
+    """The newest finished run of a student of this modality.
+
+    Raises:
+        UdxError: there is none.
+    """
+    for run in finished_runs(runs):
+        if run.record().config.detector.spec.modality == modality:
+            return run
+    raise UdxError(
+        f"there is no finished run of a {modality} detector in {runs}; train one: udx train --student {modality}"
+    )
+
+
+def git_commit() -> str:
+    """Commit that the running code stands at, with ``+`` if it was changed since; ``unknown`` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
