@@ -10,6 +10,7 @@ Legend: V views, S solids, K (view, solid) windows, P (window, ray) pairs, N ray
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -74,7 +75,8 @@ class Pinhole:
             u = self.focal_px[0] * points[..., 0] / points[..., 2] + self.centre_px[0]
             v = self.focal_px[1] * points[..., 1] / points[..., 2] + self.centre_px[1]
         spans = [_span(axis, valid, size) for axis, size in ((v, self.shape[0]), (u, self.shape[1]))]
-        return np.concatenate(spans, axis=1).astype(np.int32)[None]
+        windows: IntArray = np.concatenate(spans, axis=1).astype(np.int32)[None]
+        return windows
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Spinning:
         elevation = self.lowest_rad + self.step_rad * np.arange(beams)[:, None]
         azimuth = np.pi - 2 * np.pi * np.arange(columns)[None] / columns
         x, y = np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth)
-        return np.stack([x, y, np.broadcast_to(np.sin(elevation), x.shape)], axis=-1).reshape(-1, 3)
+        unit: FloatArray = np.stack([x, y, np.broadcast_to(np.sin(elevation), x.shape)], axis=-1).reshape(-1, 3)
+        return unit
 
     def windows(self, corners_S83: FloatArray) -> IntArray:
         """See ``Lattice``; elevations are bounded from the nearest and farthest the solid can be."""
@@ -117,7 +120,8 @@ class Spinning:
         first, last = first - wrapped, last - wrapped
         direct = np.stack([row0, row1, first, np.minimum(last, columns)], axis=1)
         rest = np.stack([row0, row1, np.zeros_like(first), last - columns], axis=1)
-        return np.stack([direct, rest]).astype(np.int32)
+        windows: IntArray = np.stack([direct, rest]).astype(np.int32)
+        return windows
 
 
 def _span(pixels_SC: FloatArray, valid_SC: Any, size: int) -> FloatArray:
@@ -243,7 +247,11 @@ def cast(bundle: Bundle, posed: Posed, covered_owners: int = 0, covered_rays: in
     best = torch.full((bundle.num_rays,), _NO_HIT, dtype=torch.int64, device=bundle.device)
     covered = [torch.zeros(0, dtype=torch.int64, device=bundle.device)]
     limit = CHUNK_PAIRS[bundle.device.type]
-    for primitive, meet in ((Primitive.BLOCK, _meet_block), (Primitive.ROUND, _meet_round), (Primitive.BALL, _meet_ball)):
+    for primitive, meet in (
+        (Primitive.BLOCK, _meet_block),
+        (Primitive.ROUND, _meet_round),
+        (Primitive.BALL, _meet_ball),
+    ):
         windows = _windows_of(bundle, posed, primitive)
         for part in _chunks(windows, limit):
             window_P, ray_P = _pairs(windows, part)
@@ -304,9 +312,8 @@ def _chunks(windows: _Windows, limit: int) -> Iterator[slice]:
     """Consecutive windows with about ``limit`` pairs together."""
     area = windows.area_K.cpu().numpy()
     group = (np.cumsum(area) - area) // limit
-    edges = np.flatnonzero(np.diff(group, prepend=-1))
-    for begin, end in zip(edges, [*edges[1:], len(area)], strict=True):
-        yield slice(int(begin), int(end))
+    edges = [*np.flatnonzero(np.diff(group, prepend=-1)).tolist(), len(area)]
+    yield from (slice(begin, end) for begin, end in pairwise(edges))
 
 
 def _pairs(windows: _Windows, part: slice) -> tuple[Tensor, Tensor]:

@@ -120,10 +120,28 @@ def car(rng: Generator) -> Model:
     return _model(
         "vehicle.car",
         [
-            _block((-half_l, half_l), (-half_w, half_w), (clearance + 0.14, belt), paint, Surface.PAINT, (0.1, 0.05, 0.07)),
-            _block((-half_l + 0.02, half_l - 0.02), (-half_w + 0.03, half_w - 0.03), (clearance, clearance + 0.2), DARK),
-            _block(cabin_x, (-cabin_w, cabin_w), (belt, height - 0.04), GLASS, Surface.GLASS, (front_taper, rear_taper, 0.2)),
-            _block(roof_x, (-cabin_w * 0.82, cabin_w * 0.82), (height - 0.07, height), paint, Surface.PAINT, (0.05, 0.05, 0.06)),
+            _block(
+                (-half_l, half_l), (-half_w, half_w), (clearance + 0.14, belt), paint, Surface.PAINT, (0.1, 0.05, 0.07)
+            ),
+            _block(
+                (-half_l + 0.02, half_l - 0.02), (-half_w + 0.03, half_w - 0.03), (clearance, clearance + 0.2), DARK
+            ),
+            _block(
+                cabin_x,
+                (-cabin_w, cabin_w),
+                (belt, height - 0.04),
+                GLASS,
+                Surface.GLASS,
+                (front_taper, rear_taper, 0.2),
+            ),
+            _block(
+                roof_x,
+                (-cabin_w * 0.82, cabin_w * 0.82),
+                (height - 0.07, height),
+                paint,
+                Surface.PAINT,
+                (0.05, 0.05, 0.06),
+            ),
             _block(
                 (roof_x[0] + 0.42 * (roof_x[1] - roof_x[0]) - 0.06, roof_x[0] + 0.42 * (roof_x[1] - roof_x[0]) + 0.06),
                 (-cabin_w - 0.004, cabin_w + 0.004),
@@ -149,13 +167,24 @@ def truck(rng: Generator) -> Model:
         "vehicle.truck",
         [
             _block((-half_l + 0.1, half_l - 0.3), (-0.5, 0.5), (0.45, 0.85), DARK),
-            _block((-half_l, cab_rear - 0.15), (-half_w, half_w), (0.85, height), _pick(rng, CARGO_PAINTS), Surface.PANELS),
+            _block(
+                (-half_l, cab_rear - 0.15), (-half_w, half_w), (0.85, height), _pick(rng, CARGO_PAINTS), Surface.PANELS
+            ),
             _block((cab_rear, half_l), (-half_w * 0.95, half_w * 0.95), (0.4, 1.3), paint, Surface.PAINT),
             _block(
-                (cab_rear, half_l), (-half_w * 0.95, half_w * 0.95), (1.3, cab_top - 0.2), GLASS, Surface.GLASS, (0.2, 0, 0.05)
+                (cab_rear, half_l),
+                (-half_w * 0.95, half_w * 0.95),
+                (1.3, cab_top - 0.2),
+                GLASS,
+                Surface.GLASS,
+                (0.2, 0, 0.05),
             ),
             _block(
-                (cab_rear, half_l - 0.2), (-half_w * 0.92, half_w * 0.92), (cab_top - 0.25, cab_top), paint, Surface.PAINT
+                (cab_rear, half_l - 0.2),
+                (-half_w * 0.92, half_w * 0.92),
+                (cab_top - 0.25, cab_top),
+                paint,
+                Surface.PAINT,
             ),
             _block((cab_rear, cab_rear + 0.5), (-half_w * 0.96, half_w * 0.96), (1.2, cab_top), paint, Surface.PAINT),
             *_wheels((half_l - 1.0, -0.2 * length, -0.2 * length - 1.1), half_w * 0.96, 0.48, 0.3),
@@ -175,9 +204,18 @@ def bus(rng: Generator) -> Model:
         "vehicle.bus.rigid",
         [
             _block((-half_l, half_l), (-half_w + 0.02, half_w - 0.02), (0.32, 1.35), paint, Surface.PAINT),
-            _block((-half_l, half_l), (-half_w + 0.01, half_w - 0.01), (1.28, 2.6), GLASS, Surface.GLASS, (0.01, 0.0, 0.01)),
+            _block(
+                (-half_l, half_l), (-half_w + 0.01, half_w - 0.01), (1.28, 2.6), GLASS, Surface.GLASS, (0.01, 0.0, 0.01)
+            ),
             _block((-half_l, half_l), (-half_w + 0.02, half_w - 0.02), (2.55, height - 0.22), stripe, Surface.PAINT),
-            _block((-0.35 * length, 0.1 * length), (-0.8, 0.8), (height - 0.25, height), stripe, Surface.MATT, (0.1, 0.1, 0.1)),
+            _block(
+                (-0.35 * length, 0.1 * length),
+                (-0.8, 0.8),
+                (height - 0.25, height),
+                stripe,
+                Surface.MATT,
+                (0.1, 0.1, 0.1),
+            ),
             *(
                 _block((x - 0.08, x + 0.08), (-half_w, half_w), (1.25, 2.6), paint, Surface.PAINT)
                 for x in np.linspace(-half_l + 0.1, half_l - 1.3, 6)
@@ -200,7 +238,9 @@ def trailer(rng: Generator) -> Model:
         [
             _block((-half_l, half_l), (-half_w, half_w), (1.15, height), _pick(rng, CARGO_PAINTS), Surface.PANELS),
             _block((-half_l + 0.1, half_l - 0.4), (-0.55, 0.55), (0.8, 1.15), DARK),
-            _block((-half_l + 0.02, -half_l + 0.12), (-half_w * 0.9, half_w * 0.9), (0.5, 0.66), TAILLAMP, Surface.LAMP),
+            _block(
+                (-half_l + 0.02, -half_l + 0.12), (-half_w * 0.9, half_w * 0.9), (0.5, 0.66), TAILLAMP, Surface.LAMP
+            ),
             *(
                 _block((half_l - 2.6, half_l - 2.4), (y - 0.08, y + 0.08), (0.0, 0.85), STEEL)
                 for y in (-half_w * 0.6, half_w * 0.6)
@@ -291,7 +331,9 @@ def _rider(rng: Generator, seat_z_m: float, grip: Vector, foot: Vector) -> list[
             _limb((0.1, side * 0.2, seat_z_m + 0.52), (grip[0], side * grip[1], grip[2]), 0.055, jacket),
         ]
     torso = Solid(Primitive.ROUND, (-0.06, 0.0, seat_z_m + 0.3), (0.15, 0.21, 0.34), jacket)
-    helmet = Solid(Primitive.BALL, (shoulder[0] + 0.04, 0.0, shoulder[2] + 0.18), (0.14, 0.12, 0.14), jacket, Surface.PAINT)
+    helmet = Solid(
+        Primitive.BALL, (shoulder[0] + 0.04, 0.0, shoulder[2] + 0.18), (0.14, 0.12, 0.14), jacket, Surface.PAINT
+    )
     return [turned(torso, pitch_rad=0.3), helmet, *limbs]
 
 

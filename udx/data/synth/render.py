@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from udx.data.synth.cast import Bundle, Hits, Posed, Pinhole, Spinning, View, cast
+from udx.data.synth.cast import Bundle, Hits, Pinhole, Posed, Spinning, View, cast
 from udx.data.synth.ground import ground_surface, noise_texture
 from udx.data.synth.rig import (
     CAMERA_MOUNTS,
@@ -149,7 +149,7 @@ class Renderer:
         open_share = open_sky_map(zenith.depth_HW * last)
         return Light(self.scene.lighting, sun, replace(zenith, depth_HW=open_share), self.noise)
 
-    def _owners(self, hits: Hits, rays: slice) -> torch.Tensor:
+    def _owners(self, hits: Hits, rays: slice | torch.Tensor) -> torch.Tensor:
         """Actor that each ray meets, −1 for none and for the fixed street."""
         solid = hits.solid_N[rays]
         owner = self.owner_S[solid.clamp_min(0)]
@@ -202,7 +202,7 @@ class Renderer:
         ring = torch.arange(LIDAR_BEAMS, device=self.device).repeat(len(rays) // LIDAR_BEAMS)
         seen = (intensity * (0.35 + 0.65 * cosine) * (0.85 + 0.3 * luck)).round().clamp(0, 255)
         columns = torch.stack([*(directions * measured), seen, ring.to(torch.float32)], dim=1)
-        owners = self._owners(frame.hits, slice(None))[rays]
+        owners = self._owners(frame.hits, rays)
         owners = torch.where(frame.hits.distance_N[rays] < frame.ground_N[rays], owners, -1)
         return columns[kept].cpu().numpy(), owners[kept].cpu().numpy()
 

@@ -17,7 +17,7 @@ from udx.data.synth.street import Lighting, Scene
 from udx.geometry.arrays import FloatArray
 
 SUN_DISTANCE_M: Final = 1000.0
-_SHADOW_BIAS_M: Final = 0.12
+_SHADOW_BIAS_M: Final = 0.15
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -173,7 +173,7 @@ class Light:
         """Direct sunlight (M,), 0 to 1, and ambient light (M, 3) on surfaces."""
         to_sun = torch.tensor(self.lighting.to_sun, dtype=torch.float32, device=points_M3.device)
         facing = (normals_M3 @ to_sun).clamp_min(0)
-        direct = facing * self.sun.lit_share(points_M3 + 0.07 * normals_M3)
+        direct = facing * self.sun.lit_share(points_M3 + 0.12 * normals_M3)
         up = 0.5 + 0.5 * normals_M3[:, 2:]
         near_ground = (0.55 + 0.45 * points_M3[:, 2:] / 0.7).clamp(0.55, 1.0)
         ambient = self.colour("sky_colour") * up + self.colour("sun_colour") * (0.07 * (1 - up))
@@ -320,9 +320,7 @@ def _open_share(dimness: DepthMap, points_M3: Tensor) -> Tensor:
     height, width = dimness.lattice.shape
     grid = torch.stack([2 * (column + 0.5) / width - 1, 2 * (row + 0.5) / height - 1], dim=1)
     image = dimness.depth_HW[None, None]
-    sampled = torch.nn.functional.grid_sample(
-        image, grid[None, None], padding_mode="border", align_corners=False
-    )
+    sampled = torch.nn.functional.grid_sample(image, grid[None, None], padding_mode="border", align_corners=False)
     return sampled[0, 0, 0]
 
 

@@ -274,8 +274,8 @@ def _write_keyframe(
             growing / recording.filename,
             lambda path, picture=picture: picture.save(path, "JPEG", quality=JPEG_QUALITY),  # type: ignore[misc]
         )
-    points = _lidar_points(_scene(spec, number), times[0], rendering.sweeps[0][:, :3].astype(np.float64))
-    seen = {"points": points, "pixels": rendering.pixels_A.tolist(), "covered": rendering.covered_A.tolist()}
+    inside = _lidar_points(_scene(spec, number), times[0], rendering.sweeps[0][:, :3].astype(np.float64))
+    seen = {"points": inside, "pixels": rendering.pixels_A.tolist(), "covered": rendering.covered_A.tolist()}
     write_json(done, seen)
 
 
