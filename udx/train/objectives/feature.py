@@ -1,6 +1,5 @@
 """UniDistill's feature objective: the BEV maps before the BEV encoder, at the crucial points of the boxes."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,6 +38,7 @@ class FeatureObjective(Objective):
 
     def _spread(self, variance: RunningMean, teacher_N9C: Float[Tensor, "N 9 C"]) -> Float[Tensor, " C"]:
         if self.training:
-            variance.observe(torch.var(teacher_N9C, dim=(0, 1), correction=0), valid=len(teacher_N9C) > 0)
+            centred_N9C = teacher_N9C - teacher_N9C.mean(dim=(0, 1))
+            variance.observe(centred_N9C.square().mean(dim=(0, 1)), valid=len(teacher_N9C) > 0)
         spread_C = variance.value.sqrt()
         return spread_C.clamp_min(LEAST_SPREAD * spread_C.mean()) + EPS
