@@ -33,7 +33,10 @@ class TeacherRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRecord:
-    """All that is known of a checkpoint's weights: how they were trained, on what, from what, and how far."""
+    """All that is known of a checkpoint's weights: how they were trained, on what, from what, and how far.
+
+    ``rig`` is the calibration of one training keyframe, as ``CameraRig.to_json`` gives it: an example for exports.
+    """
 
     config: RunConfig
     step: int
@@ -41,6 +44,7 @@ class CheckpointRecord:
     git_commit: str
     teacher: TeacherRecord | None = None
     start_sha256: str | None = None
+    rig: dict[str, Any] | None = None
     udx_version: str = __version__
     classes: tuple[str, ...] = CLASSES
     box_convention: str = BOX_CONVENTION

@@ -16,7 +16,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from udx.config import to_plain
+from udx.data.augment import Augmentation
 from udx.data.frame import KeyFrame
+from udx.data.load import load_images
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.files import write_json, write_with
@@ -105,6 +107,7 @@ class _Session:
             git_commit=git_commit(),
             teacher=teacher_record,
             start_sha256=start_sha256,
+            rig=self._example_rig(),
         )
         self.loader, self.sampler = self._data()
         self.steps_per_epoch = len(self.loader)
@@ -145,6 +148,13 @@ class _Session:
             job.config.distillation, student=self.detector.taps, teacher=detector.taps, teacher_is_weaker=weaker
         )
         return FrozenTeacher(detector.to(self.accelerator.device)), detector.config.spec, record, distiller
+
+    def _example_rig(self) -> dict[str, Any] | None:
+        camera = self.job.config.detector.spec.camera
+        if camera is None:
+            return None
+        _, rig = load_images(self.job.keyframes[0], camera, Augmentation())
+        return rig.to_json()
 
     def _data(self) -> tuple[Any, EpochSampler]:
         config = self.job.config
@@ -213,7 +223,7 @@ class _Session:
         self.optimiser.zero_grad()
         self.step += 1
         values = {name: float(value) for name, value in losses.items()} | {"loss": float(total.detach())}
-        self._tell(epoch, values, rate, float(gradient_norm), time.perf_counter() - began, batch.dropped_points)
+        self._tell(epoch, values, rate, float(gradient_norm or 0.0), time.perf_counter() - began, batch.dropped_points)
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Every term for the log, and their weighted sum."""

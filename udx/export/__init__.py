@@ -1,0 +1,1 @@
+"""From a checkpoint to one self-contained ONNX file; reads checkpoints, knows nothing of training."""
