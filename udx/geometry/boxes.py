@@ -3,6 +3,7 @@
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udx.geometry.arrays import FloatArray
 
@@ -65,12 +66,14 @@ def transform_boxes(dst_T_src: FloatArray, boxes_N9: FloatArray) -> FloatArray:
     return moved
 
 
-def points_in_box(points_M3: FloatArray, box_9: FloatArray, margin_m: float = 0.0) -> FloatArray:
+def points_in_box(points_M3: FloatArray, box_9: FloatArray, margin_m: float = 0.0) -> NDArray[np.bool_]:
     """Mask (M,) of the points inside one box, grown by ``margin_m`` on every side."""
     offset = points_M3 - box_9[:3]
     cos, sin = np.cos(box_9[6]), np.sin(box_9[6])
     along = offset[:, 0] * cos + offset[:, 1] * sin
     across = -offset[:, 0] * sin + offset[:, 1] * cos
     half = box_9[3:6] / 2 + margin_m
-    inside: FloatArray = (np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(offset[:, 2]) <= half[2])
+    inside: NDArray[np.bool_] = (
+        (np.abs(along) <= half[0]) & (np.abs(across) <= half[1]) & (np.abs(offset[:, 2]) <= half[2])
+    )
     return inside

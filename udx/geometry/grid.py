@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from udx.geometry.arrays import FloatArray
 
@@ -47,7 +48,7 @@ class BevGrid:
         """Return the grid of the same ground with cells ``stride`` times as large."""
         return BevGrid(self.x_min, self.x_max, self.y_min, self.y_max, self.cell * stride)
 
-    def flat_index(self, xy_M2: FloatArray) -> FloatArray:
+    def flat_index(self, xy_M2: FloatArray) -> NDArray[np.int64]:
         """Row-major cell index of points (M, 2) in metres as int64; −1 outside the grid or not finite."""
         height, width = self.shape
         with np.errstate(invalid="ignore"):

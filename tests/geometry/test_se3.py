@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pyquaternion import Quaternion
+
+from udx.geometry.se3 import from_quaternion, inverse, quaternion_of_yaw, transform_points, yaw_rotation
+
+quaternions = st.tuples(*[st.floats(-1, 1)] * 4).map(np.array)
+translations = st.tuples(*[st.floats(-1000, 1000)] * 3).map(np.array)
+
+
+def test_quarter_turn_by_hand():
+    half = np.sqrt(0.5)
+    matrix = from_quaternion(np.array([half, 0, 0, half]), np.array([1, 2, 3]))
+    assert matrix == pytest.approx(np.array([[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]))
+
+
+@given(quaternions, translations)
+def test_rotation_agrees_with_pyquaternion(rotation, translation):
+    assume(np.linalg.norm(rotation) > 1e-3)
+    matrix = from_quaternion(rotation, translation)
+    assert matrix[:3, :3] == pytest.approx(Quaternion(rotation).rotation_matrix, abs=1e-12)
+    assert matrix[:3, 3].tolist() == translation.tolist()
+    assert np.linalg.det(matrix) == pytest.approx(1)
+
+
+@given(quaternions, translations)
+def test_inverse_undoes(rotation, translation):
+    assume(np.linalg.norm(rotation) > 1e-3)
+    dst_T_src = from_quaternion(rotation, translation)
+    assert inverse(dst_T_src) @ dst_T_src == pytest.approx(np.eye(4), abs=1e-9)
+
+
+@given(st.floats(-3.1, 3.1))
+def test_yaw_is_counter_clockwise(yaw):
+    turned = transform_points(yaw_rotation(yaw), np.array([[1.0, 0, 5]]))[0]
+    assert turned == pytest.approx([np.cos(yaw), np.sin(yaw), 5])
+    assert from_quaternion(quaternion_of_yaw(yaw), np.zeros(3)) == pytest.approx(yaw_rotation(yaw), abs=1e-12)
+
+
+def test_points_by_hand():
+    dst_T_src = yaw_rotation(np.pi / 2)
+    dst_T_src[:3, 3] = [10, 0, 0]
+    assert transform_points(dst_T_src, np.array([[1.0, 2, 3], [0, 0, 0]])) == pytest.approx(
+        np.array([[8, 1, 3], [10, 0, 0]])
+    )
+
+
+@pytest.mark.parametrize(
+    ("rotation", "translation", "sentence"),
+    [
+        ([0, 0, 0, 0], [0, 0, 0], "unit quaternion, but is zero"),
+        ([1, 0, 0], [0, 0, 0], "rotation must have shape"),
+        ([1, 0, 0, 0], [0, 0], "translation must have shape"),
+        ([1, 0, np.nan, 0], [0, 0, 0], "rotation must be finite"),
+        ([1, 0, 0, 0], [0, np.inf, 0], "translation must be finite"),
+    ],
+)
+def test_what_is_no_pose(rotation, translation, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        from_quaternion(np.array(rotation), np.array(translation))
