@@ -4,7 +4,7 @@ Road coordinates: s runs along the road's centre line, d to the left of it, metr
 The scene's frame has its origin at s = 0 with x along the road; the ground is z = 0.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -25,6 +25,9 @@ PAVEMENT_END_M: Final = 15.0
 EGO_LANE_M: Final = LANES_M[1]
 MARGIN_M: Final = 75.0
 """Street beyond both ends of the ego's path."""
+
+SHOWCASE_M: Final = (5.0, 28.0)
+"""Where along the road one object of every class begins, so that the first keyframe shows them all."""
 
 EGO_FOOTPRINT_M: Final = (5.0, 2.1)
 TALLEST_SWAY_RAD: Final = 0.006
@@ -152,6 +155,8 @@ class _Street:
         self.times_s = np.arange(-0.5, duration_s + 0.5, 0.1)
         self.start_m = -MARGIN_M
         self.end_m = ego.speed_s_mps * duration_s + MARGIN_M
+        self.lane_speeds_mps = {lane: 0.0 if rng.random() < 0.2 else rng.uniform(3.0, 12.0) for lane in LANES_M}
+        self.lane_speeds_mps[EGO_LANE_M] = ego.speed_s_mps
         self.actors: list[Actor] = []
         self._paths = [np.stack(ego.at(self.times_s))]
         self._halves = [np.array(EGO_FOOTPRINT_M) / 2 + 0.8]
@@ -190,6 +195,7 @@ def make_scene(rng: Generator, duration_s: float) -> Scene:
     road = Road(float(rng.choice([-1, 1]) * rng.uniform(1 / 2000, sharpest)))
     share = length / 170.0
     _add_roadworks(street, max(1, round(share)))
+    _add_showcase(street)
     _add_traffic(street, share)
     _add_parked(street, share)
     _add_cyclists(street, share)
@@ -233,8 +239,9 @@ def _fixed_pose(road: Road, s_m: float, d_m: float, yaw_rad: float) -> FloatArra
 def _add_roadworks(street: _Street, sites: int) -> None:
     """Construction vehicles in the parking lane behind barriers, with a row of cones on the traffic side."""
     rng = street.rng
-    for _ in range(sites):
-        start, side = street.near_path(), float(rng.choice([-1, 1]))
+    for site in range(sites):
+        start = street.near_path() if site else rng.uniform(*SHOWCASE_M) - 3.0
+        side = float(rng.choice([-1, 1]))
         for place in (0.0, 9.5)[: rng.integers(1, 3)]:
             yaw = float(rng.choice([0, np.pi]) + rng.uniform(-0.1, 0.1))
             track = Track(s_m=start + place, d_m=side * (PARKING_M - 0.2), yaw_rad=yaw)
@@ -252,51 +259,58 @@ def _add_roadworks(street: _Street, sites: int) -> None:
             street.add(models.barrier(rng), track, "", gap_m=0.05)
 
 
+def _add_showcase(street: _Street) -> None:
+    """One of every class that is not at the roadworks, close to where the ego starts.
+
+    So the shortest scene, and a split of one scene, has all ten classes to evaluate.
+    """
+    for name in ("trailer", "bus", "truck", "car", "motorcycle", "bicycle", "pedestrian"):
+        for _ in range(60):
+            s = street.rng.uniform(*SHOWCASE_M)
+            if name == "pedestrian":
+                placed = _add_walker(street, s)
+            elif name in ("bicycle", "motorcycle"):
+                placed = _add_cyclist(street, name, s, float(street.rng.choice([-1, 1])))
+            else:
+                s = street.rng.uniform(-SHOWCASE_M[1], 1.2 * SHOWCASE_M[1])
+                placed = _add_to_lane(street, name, s, float(street.rng.choice(LANES_M)))
+            if placed:
+                break
+
+
 def _add_traffic(street: _Street, share: float) -> None:
-    """Vehicles in the four lanes; those of one lane share a speed and so keep their distance."""
-    rng = street.rng
+    """Vehicles in the four lanes."""
+    kinds = ["car"] * 4 + ["truck"] * 2 + ["bus"] * 2 + ["trailer"] * 2 + ["motorcycle"]
     for lane in LANES_M:
-        forward = lane < 0
-        speed = 0.0 if rng.random() < 0.2 else rng.uniform(3.0, 12.0)
-        if lane == EGO_LANE_M:
-            speed = street.ego.speed_s_mps
-        kind = ["car"] * 4 + ["truck"] * 2 + ["bus"] * 2 + ["trailer"] * 2 + ["motorcycle"]
         for _ in range(round(5 * share)):
-            name = kind[rng.integers(len(kind))]
-            track = Track(
-                s_m=street.anywhere(),
-                d_m=lane + rng.uniform(-0.12, 0.12),
-                speed_s_mps=speed if forward else -speed,
-                yaw_rad=0.0 if forward else np.pi,
-            )
-            attribute = "vehicle.moving" if speed else "vehicle.stopped"
-            if name == "motorcycle":
-                attribute = "cycle.with_rider"
-            if street.add(models.MODELS[name](rng), track, attribute, gap_m=1.5 if name != "trailer" else 0.7) and (
-                name == "trailer"
-            ):
-                _add_tractor(street, track, attribute)
+            _add_to_lane(street, kinds[street.rng.integers(len(kinds))], street.anywhere(), lane)
 
 
-def _add_tractor(street: _Street, trailer: Track, attribute: str) -> None:
-    """A lorry close in front of the last trailer."""
-    lorry = models.truck(street.rng)
-    ahead = (street.actors[-1].model.size_lwh_m[0] + lorry.size_lwh_m[0]) / 2 + 0.6
-    direction = 1.0 if trailer.yaw_rad == 0 else -1.0
+def _add_to_lane(street: _Street, name: str, s_m: float, lane_m: float) -> bool:
+    """A vehicle in a lane at the lane's speed; a trailer behind its lorry."""
+    rng, speed, forward = street.rng, street.lane_speeds_mps[lane_m], lane_m < 0
     track = Track(
-        s_m=trailer.s_m + direction * ahead,
-        d_m=trailer.d_m,
-        speed_s_mps=trailer.speed_s_mps,
-        yaw_rad=trailer.yaw_rad,
+        s_m=s_m,
+        d_m=lane_m + rng.uniform(-0.12, 0.12),
+        speed_s_mps=speed if forward else -speed,
+        yaw_rad=0.0 if forward else np.pi,
     )
-    street.add(lorry, track, attribute)
+    attribute = "cycle.with_rider" if name == "motorcycle" else "vehicle.moving" if speed else "vehicle.stopped"
+    model = models.MODELS[name](rng)
+    placed = street.add(model, track, attribute, gap_m=1.5)
+    if placed and name == "trailer":
+        lorry = models.truck(rng)
+        ahead = (model.size_lwh_m[0] + lorry.size_lwh_m[0]) / 2 + 0.6
+        ahead_track = replace(track, s_m=s_m + (ahead if forward else -ahead))
+        street.add(lorry, ahead_track, attribute)
+    return placed
 
 
 def _add_parked(street: _Street, share: float) -> None:
     """Vehicles parked along both kerbs."""
     rng = street.rng
-    kinds = ["car"] * 7 + ["truck"] * 2 + ["bus"] + ["trailer"] * 2 + ["motorcycle", "bicycle", "construction_vehicle"]
-    for _ in range(round(16 * share)):
+    kinds = ["car"] * 9 + ["truck"] * 2 + ["bus"] + ["trailer"] * 2 + ["motorcycle", "bicycle", "construction_vehicle"]
+    for _ in range(round(20 * share)):
         side, name = float(rng.choice([-1, 1])), kinds[rng.integers(len(kinds))]
         yaw = (0.0 if side < 0 else np.pi) + rng.uniform(-0.03, 0.03)
         track = Track(s_m=street.anywhere(), d_m=side * (PARKING_M + rng.uniform(-0.1, 0.1)), yaw_rad=yaw)
@@ -308,34 +322,40 @@ def _add_parked(street: _Street, share: float) -> None:
 
 
 def _add_cyclists(street: _Street, share: float) -> None:
-    """Riders in the cycle lanes, and motorcycles among them."""
+    """Bicycles and motorcycles in the cycle lanes."""
     rng = street.rng
     for side in (-1.0, 1.0):
-        for maker, count, slowest, fastest in (
-            (models.bicycle, round(2 * share + rng.random()), 2.5, 6.0),
-            (models.motorcycle, round(1.2 * share + rng.random()), 4.0, 10.0),
-        ):
-            for _ in range(count):
-                speed = rng.uniform(slowest, fastest) * -side
-                yaw = 0.0 if speed > 0 else np.pi
-                track = Track(s_m=street.near_path(), d_m=side * CYCLE_LANE_M, speed_s_mps=speed, yaw_rad=yaw)
-                street.add(maker(rng), track, "cycle.with_rider")
+        for name in ["bicycle"] * round(2 * share + rng.random()) + ["motorcycle"] * round(1.2 * share + rng.random()):
+            _add_cyclist(street, name, street.near_path(), side)
+
+
+def _add_cyclist(street: _Street, name: str, s_m: float, side: float) -> bool:
+    rng = street.rng
+    speed = -side * (rng.uniform(2.5, 6.0) if name == "bicycle" else rng.uniform(4.0, 10.0))
+    yaw = 0.0 if speed > 0 else np.pi
+    track = Track(s_m=s_m, d_m=side * CYCLE_LANE_M, speed_s_mps=speed, yaw_rad=yaw)
+    return street.add(models.MODELS[name](rng), track, "cycle.with_rider")
+
+
+def _add_walker(street: _Street, s_m: float) -> bool:
+    """Somebody who stands or walks on a pavement."""
+    rng = street.rng
+    side, walks, forward = float(rng.choice([-1, 1])), rng.random() < 0.75, rng.random() < 0.5
+    yaw = (0.0 if forward else np.pi) if walks else rng.uniform(-np.pi, np.pi)
+    track = Track(
+        s_m=s_m,
+        d_m=side * rng.uniform(KERB_M + 1.2, PAVEMENT_END_M - 0.9),
+        speed_s_mps=(1 if forward else -1) * rng.uniform(0.7, 1.8) if walks else 0.0,
+        yaw_rad=float(yaw),
+    )
+    return street.add(models.pedestrian(rng), track, "pedestrian.moving" if walks else "pedestrian.standing")
 
 
 def _add_pedestrians(street: _Street, share: float, crossings: tuple[float, ...]) -> None:
-    """People standing or walking on the pavements, and some crossing the road."""
+    """People on the pavements, and some crossing the road."""
     rng = street.rng
     for _ in range(round(13 * share)):
-        side, walks = float(rng.choice([-1, 1])), rng.random() < 0.75
-        forward = rng.random() < 0.5
-        yaw = (0.0 if forward else np.pi) if walks else rng.uniform(-np.pi, np.pi)
-        track = Track(
-            s_m=street.anywhere(),
-            d_m=side * rng.uniform(KERB_M + 1.2, PAVEMENT_END_M - 0.9),
-            speed_s_mps=(1 if forward else -1) * rng.uniform(0.7, 1.8) if walks else 0.0,
-            yaw_rad=float(yaw),
-        )
-        street.add(models.pedestrian(rng), track, "pedestrian.moving" if walks else "pedestrian.standing")
+        _add_walker(street, street.anywhere())
     for crossing in crossings:
         for _ in range(3):
             direction = float(rng.choice([-1, 1]))

@@ -266,14 +266,13 @@ def _write_keyframe(
     moments = Moments(lidar_s=tuple(times[:turns]), cameras_s=tuple(times[turns:]))
     seed = int(np.random.default_rng([spec.seed, number, keyframe]).integers(2**62))
     rendering: Rendering = _renderer(spec, number, device).render(moments, seed)
-    for recording, points in zip(recordings, rendering.sweeps, strict=False):
-        write_with(growing / recording.filename, points.tofile)
+    for recording in recordings:
+        (growing / recording.filename).parent.mkdir(parents=True, exist_ok=True)
+    # Written in place: whatever is half there has no record of its counts, and is rendered again.
+    for recording, points in zip(recordings[:turns], rendering.sweeps, strict=True):
+        points.tofile(growing / recording.filename)
     for recording, image in zip(recordings[turns:], rendering.images_NHW3, strict=True):
-        picture = Image.fromarray(image)
-        write_with(
-            growing / recording.filename,
-            lambda path, picture=picture: picture.save(path, "JPEG", quality=JPEG_QUALITY),  # type: ignore[misc]
-        )
+        Image.fromarray(image).save(growing / recording.filename, "JPEG", quality=JPEG_QUALITY)
     inside = _lidar_points(_scene(spec, number), times[0], rendering.sweeps[0][:, :3].astype(np.float64))
     seen = {"points": inside, "pixels": rendering.pixels_A.tolist(), "covered": rendering.covered_A.tolist()}
     write_json(done, seen)
