@@ -14,6 +14,8 @@ from udx.geometry import BevGrid, CameraRig, Frustum
 from udx.manifest import METADATA_KEY, Manifest
 
 EngineMaker = Callable[..., Path]
+ManifestMaker = Callable[..., Manifest]
+ModelMaker = Callable[..., onnx.ModelProto]
 MAX_BOXES = 7
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, 2.0)
 
@@ -68,7 +70,7 @@ def detector_nodes(manifest: Manifest, repeats: int) -> list[onnx.NodeProto]:
         terms.append(f"{name}_mean")
     nodes += [
         helper.make_node("Sum", terms, ["total"]),
-        helper.make_node("Tanh", ["total"], ["bounded"]),
+        helper.make_node("Sin", ["total"], ["bounded"]),
         helper.make_node("Abs", ["bounded"], ["strength"]),
         helper.make_node("Mul", ["score_w", "strength"], ["scores"]),
         helper.make_node("Identity", ["box_w"], ["boxes"]),
@@ -109,12 +111,28 @@ def detector_model(manifest: Manifest, *, seed: int = 0, repeats: int = 1) -> on
 
 
 @pytest.fixture
-def make_engine(tmp_path: Path) -> EngineMaker:
-    """Write a detector; ``seed`` changes its weights only, ``repeats`` its depth."""
+def make_manifest() -> ManifestMaker:
+    """Describe a detector: ``modality`` is cam, lidar or fusion."""
+    return manifest_of
+
+
+@pytest.fixture
+def make_model() -> ModelMaker:
+    """Build a detector: ``seed`` changes its weights only, ``repeats`` its depth."""
+
+    def make(modality: str = "cam", seed: int = 0, repeats: int = 1) -> onnx.ModelProto:
+        return detector_model(manifest_of(modality), seed=seed, repeats=repeats)
+
+    return make
+
+
+@pytest.fixture
+def make_engine(tmp_path: Path, make_model: ModelMaker) -> EngineMaker:
+    """Write a detector of ``make_model`` to a file."""
 
     def make(name: str = "student.onnx", modality: str = "cam", seed: int = 0, repeats: int = 1) -> Path:
         path = tmp_path / name
-        onnx.save(detector_model(manifest_of(modality), seed=seed, repeats=repeats), str(path))
+        onnx.save(make_model(modality, seed=seed, repeats=repeats), str(path))
         return path
 
     return make

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from udx.errors import UdxError
+from udx.files import write_json, write_text
 from udx.geometry.arrays import FloatArray
 from udx.runtime.engine import open_engine
 from udx.runtime.environment import Environment, environment
@@ -19,6 +20,7 @@ from udx.runtime.identity import Identity, identify
 from udx.runtime.measure import Measurement, Progress, Protocol, Timings, measure
 from udx.runtime.report import BenchReport, Comparison, EngineReport
 from udx.runtime.runner import Runner
+from udx.runtime.show import bench_page
 from udx.runtime.statistics import summarise
 
 NOISY_COV: Final = 0.10
@@ -77,6 +79,18 @@ def bench(
         protocol=protocol,
         warnings=_warnings(before, reports, complete=measured.complete),
     )
+
+
+def write_report(report: BenchReport, *, json: Path | None = None, html: Path | None = None) -> None:
+    """Write a report as JSON, as a self-contained page, or both.
+
+    Raises:
+        UdxError: a file cannot be written.
+    """
+    if json is not None:
+        write_json(json, report.to_json())
+    if html is not None:
+        write_text(html, bench_page(report))
 
 
 def _require_same_inputs(one: Runner, other: Runner) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
@@ -36,8 +36,10 @@ INK: Final = (225, 230, 238)
 SOFT: Final = (120, 130, 145)
 GAP_PX: Final = 6
 COLUMNS: Final = 3
+CAPTION_MIN_PX: Final = 40
+"""Height of a box that is named, in pixels of an image 800 wide."""
 SMOOTHING: Final = 2
-"""The map is drawn this many times larger and scaled down: Pillow's own lines are jagged."""
+"""All is drawn this many times larger and scaled down: Pillow's own lines are jagged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,22 +94,26 @@ def draw_frame(
 
 
 def draw_camera(path: Path, rig: CameraRig, camera: int, layers: list[_Outlines], size: tuple[int, int]) -> Image.Image:
-    """Draw the boxes that one camera sees on its image; drawn at its own size, scaled down to fit ``size``."""
+    """Draw the boxes that one camera sees on its image, which is scaled to fit ``size``."""
     with opened(path) as file:
-        image = file.convert("RGB")
+        own_size = file.size
+        image = ImageOps.contain(file.convert("RGB"), (size[0] * SMOOTHING, size[1] * SMOOTHING))
     pen = ImageDraw.Draw(image)
+    scale = np.tile(np.array(image.size) / own_size, 2)
     unit = image.width / 800
     font = _font(round(11 * unit))
     for layer in layers:
-        for seen in wireframes(layer.boxes_N9, rig, camera, *image.size):
+        for seen in wireframes(layer.boxes_N9, rig, camera, *own_size):
             colour = layer.colours[seen.box]
-            for segment in seen.segments_S4 + 0.5:  # Pillow counts from the pixel's edge
-                pen.line(segment.tolist(), fill=colour, width=max(1, round(layer.width * unit)))
-            if caption := layer.captions[seen.box]:
-                ends = seen.segments_S4.reshape(-1, 2)
+            segments = (seen.segments_S4 + 0.5) * scale  # Pillow counts from the pixel's edge
+            for segment in segments:
+                pen.line(segment.tolist(), fill=colour, width=max(SMOOTHING, round(layer.width * unit)))
+            ends = segments.reshape(-1, 2)
+            # Small boxes stand in crowds, where captions would hide what they name.
+            if (caption := layer.captions[seen.box]) and np.ptp(ends[:, 1]) > CAPTION_MIN_PX * unit:
                 _label(pen, (float(ends[:, 0].min()), float(ends[:, 1].min())), caption, colour, font)
     _label(pen, (0, 22 * unit), rig.names[camera].removeprefix("CAM_").replace("_", " ").lower(), INK, font)
-    image.thumbnail(size, Image.Resampling.LANCZOS)
+    image = image.reduce(SMOOTHING)
     tile = Image.new("RGB", size, BACKGROUND)
     tile.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return tile
@@ -201,7 +207,7 @@ def _draw_legend(
         x += band * 1.1 + pen.textlength(name, font=font)
     said = f"{keyframe.scene} · {keyframe.token}"
     if detections is not None:
-        said = f"{len(detections.above(score))} detections with score ≥ {score:g} · {said}"
+        said = f"{len(detections.above(score))} detections with a score of {score:g} or more · {said}"
     pen.text((canvas.width - band * 0.4 - pen.textlength(said, font=font), y - band * 0.06), said, fill=SOFT, font=font)
 
 

@@ -1,13 +1,14 @@
-"""Input frames for measurements, made from nothing but an engine's manifest."""
+"""Input frames for measurements: real keyframes, or one made from nothing but an engine's manifest."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
 
-from udx.data.frame import Annotations, Sample
+from udx.data.frame import Annotations, KeyFrame, Sample
 from udx.data.inputs import Tensors, inputs_of
+from udx.data.load import load_sample
 from udx.data.spec import LidarSpec, SensorSpec
 from udx.errors import UdxError
 from udx.geometry.arrays import Float32Array
@@ -49,6 +50,15 @@ def generated_frame(manifest: Manifest, seed: int) -> tuple[Frame, str]:
         said.append(f"{len(points)} points of a 32-beam LiDAR on flat ground (buffer: {spec.lidar.max_points})")
     sample = Sample("generated", images, manifest.rig if spec.camera else None, points, Annotations.none())
     return lambda: inputs_of(sample, spec), " and ".join(said)
+
+
+def keyframe_frames(keyframes: Iterable[KeyFrame], spec: SensorSpec) -> list[Frame]:
+    """Return frames that load keyframes from disk: decoding, resizing, accumulating and planning, every time anew."""
+
+    def frame(keyframe: KeyFrame) -> Frame:
+        return lambda: inputs_of(load_sample(keyframe, spec), spec)
+
+    return [frame(keyframe) for keyframe in keyframes]
 
 
 def lidar_rings(spec: SensorSpec, lidar: LidarSpec) -> Float32Array:

@@ -93,6 +93,7 @@ def _block(
     runners: Sequence[Runner], frames: Sequence[Frame], protocol: Protocol, block: int, rng: np.random.Generator
 ) -> list[FloatArray]:
     """Stamps (F, 3) of each runner; every runner sees the same frames in both of its visits."""
+    gc.collect()
     half = protocol.frames // 2
     order = rng.permutation(len(runners)).tolist()
     visits: list[list[FloatArray]] = [[] for _ in runners]
@@ -104,7 +105,6 @@ def _block(
 
 def _visit(runner: Runner, frames: Sequence[Frame], first: int, count: int) -> FloatArray:
     stamps = np.empty((count, 3))
-    gc.collect()
     collected = gc.isenabled()
     gc.disable()  # a collection in mid-frame would be charged to that frame
     try:

@@ -72,9 +72,7 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
     """The report's cards, for this page or another."""
     engines = _engines(report)
     network = {name: engine.network.samples_ms for name, engine in engines.items()}
-    medians = {
-        name: {"inputs": engine.inputs.median, "network": engine.network.median} for name, engine in engines.items()
-    }
+    means = {name: {"inputs": engine.inputs.mean, "network": engine.network.mean} for name, engine in engines.items()}
     sections = []
     if report.warnings:
         sections.append(html.Section("Warnings", html.bullets(report.warnings)))
@@ -86,7 +84,7 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
         for stage, summary in engine.stages.items()
     ]
     histogram = html.figure(svg.histogram_svg(network), "Network stage, ms; dashed: medians.")
-    stages = html.figure(svg.bars_svg(medians), "Medians, ms. Inputs: decoding, resizing and pooling plan.")
+    stages = html.figure(svg.bars_svg(means), "Means, which add up, ms. Inputs: decoding, resizing and pooling plan.")
     order = html.figure(svg.series_svg(network), "Network stage in the order measured; the slowest 1 % on the edge.")
     return [
         *sections,
@@ -108,10 +106,9 @@ def _verdict(comparison: Comparison) -> str:
     tone = TONES[network.verdict]
     if tone == "good" and not comparison.identical:
         tone = "unsure"
-    structure = "identical structure" if comparison.identical else "different structures"
-    word = {"equivalent": "Equivalent", "different": "Different", "cannot tell": "Cannot tell"}[network.verdict]
-    text = network.reason[:1].upper() + network.reason[1:] + "."
-    return html.verdict(tone, f"{word}: {structure}", text)
+    word = {"equivalent": "Equivalent latency", "different": "Different latency", "cannot tell": "Cannot tell"}
+    structure = "The structure is identical" if comparison.identical else "The structures differ"
+    return html.verdict(tone, word[network.verdict], f"{structure}; {network.reason}.")
 
 
 def _comparison_sections(report: BenchReport, comparison: Comparison) -> Iterable[html.Section]:

@@ -50,8 +50,8 @@ def bars_svg(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> st
     assert rows
     stages = list(dict.fromkeys(stage for parts in rows.values() for stage in parts))
     top = max(sum(parts.values()) for parts in rows.values()) or 1.0
-    parts = _legend(stages)
-    y = 44
+    parts = _legend(stages, left=0)
+    y = 50
     for name, values in rows.items():
         parts.append(_text(0, y, name, css="name"))
         parts.append(_text(WIDTH, y, f"{sum(values.values()):.2f} {unit}", anchor="end", css="name"))
@@ -154,9 +154,9 @@ def _y_axis(low: float, high: float, top: float, base: float) -> list[str]:
     return parts
 
 
-def _legend(names: Sequence[str]) -> list[str]:
+def _legend(names: Sequence[str], left: float = LEFT) -> list[str]:
     parts = []
-    x = float(LEFT)
+    x = left
     for index, name in enumerate(names):
         parts.append(f'<rect x="{x:.1f}" y="5" width="11" height="11" rx="3" fill="{COLOURS[index % len(COLOURS)]}"/>')
         parts.append(_text(x + 16, 15, name, css="name"))

@@ -1,0 +1,201 @@
+"""The bench from file to report: complete, honest, free of NaN."""
+
+import dataclasses
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from udx.errors import UdxError
+from udx.files import sha256_of
+from udx.runtime.bench import bench, write_report
+from udx.runtime.measure import Protocol
+from udx.runtime.report import BenchReport, headline
+from udx.runtime.show import bench_page, terminal
+
+QUICK = Protocol(warmup=1, blocks=4, frames=2)
+
+
+@pytest.fixture
+def report(make_engine) -> BenchReport:
+    return bench(make_engine("a.onnx", seed=0), against=make_engine("b.onnx", seed=1), protocol=QUICK, threads=1)
+
+
+@pytest.mark.parametrize("modality", ["cam", "lidar", "fusion"])
+def test_one_engine(make_engine, modality: str) -> None:
+    path = make_engine(modality=modality)
+    steps: list[tuple[int, int]] = []
+    found = bench(path, protocol=QUICK, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert found.complete and found.comparison is None and found.against is None
+    assert {name: summary.n for name, summary in found.engine.stages.items()} == {
+        "inputs": 8,
+        "network": 8,
+        "end_to_end": 8,
+    }
+    assert found.engine.identity.sha256 == sha256_of(path)
+    whole = np.array(found.engine.inputs.samples_ms) + np.array(found.engine.network.samples_ms)
+    assert found.engine.end_to_end.samples_ms == pytest.approx(whole)
+    assert ("points" in found.frames) == (modality != "cam")
+
+
+def test_two_engines_of_one_architecture(report: BenchReport) -> None:
+    assert report.comparison is not None and report.against is not None
+    assert report.comparison.identical
+    assert report.comparison.differences == ()
+    assert report.engine.identity.sha256 != report.against.identity.sha256
+    assert report.comparison.network.ab.blocks == report.comparison.network.aa.blocks == 4
+
+
+def test_a_deeper_engine_is_another_structure(make_engine) -> None:
+    found = bench(make_engine("a.onnx", repeats=2), against=make_engine("b.onnx"), protocol=QUICK)
+    assert found.comparison is not None
+    assert not found.comparison.identical
+    assert "Conv: 2 against 1 nodes" in found.comparison.differences
+    assert headline(found).startswith("Different structures")
+
+
+def test_engines_with_other_inputs_are_not_compared(make_engine) -> None:
+    with pytest.raises(UdxError, match="compare students of one recipe and modality"):
+        bench(make_engine("a.onnx"), against=make_engine("b.onnx", modality="lidar"), protocol=QUICK)
+
+
+def test_json_is_plain_and_has_what_readers_rely_on(report: BenchReport, tmp_path: Path) -> None:
+    write_report(report, json=tmp_path / "bench.json", html=tmp_path / "bench.html")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    found = json.loads((tmp_path / "bench.json").read_text(), parse_constant=refuse)
+    assert found["schema"] == "udx-bench/1"
+    assert found["structure"]["identical"] is True
+    assert len(set(found["structure"]["sha256"])) == 1
+    assert found["equivalence"].keys() >= {"ratio", "ci90", "margin", "verdict", "aa"}
+    assert found["equivalence"]["margin"] == 0.01
+    assert len(found["engine"]["stages"]["network"]["samples_ms"]) == 8
+    assert found["engine"]["identity"]["manifest"]["checkpoint_sha256"] == "0" * 64
+    assert "listing" not in found["engine"]["identity"]["structure"]
+    assert found["environment"]["versions"]["numpy"] == np.__version__
+    assert found["protocol"]["in_flight"] == 1
+
+
+def test_frames_of_the_caller_are_timed_and_every_engine_sees_the_same(make_engine) -> None:
+    from udx.runtime.frames import generated_frame
+    from udx.runtime.onnx_file import read_onnx
+
+    path = make_engine()
+    frame, _ = generated_frame(read_onnx(path).manifest, 0)
+    calls: list[int] = []
+
+    def numbered(number: int):
+        def build():
+            calls.append(number)
+            return frame()
+
+        return build
+
+    found = bench(path, against=path, frames=[numbered(index) for index in range(5)], frames_are="mine", protocol=QUICK)
+    assert found.frames == "mine"
+    measured = calls[3 + 3 :]  # three engines, each checked and warmed up on frame 0
+    # Each block: three visits to one half of its frames, then three to the other; frames go round.
+    assert measured == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_an_interruption_keeps_whole_blocks(make_engine) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    found = bench(make_engine(), protocol=QUICK, progress=interrupt)
+    assert not found.complete
+    assert found.engine.network.n == 6
+    assert any("interrupted" in line for line in found.warnings)
+
+
+def test_an_interruption_at_the_start_is_one(make_engine) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench(make_engine(), protocol=QUICK, progress=interrupt)
+
+
+@pytest.mark.parametrize("change", [{"blocks": 1}, {"frames": 3}, {"frames": 0}, {"warmup": 0}, {"margin": 0.0}])
+def test_a_protocol_that_measures_nothing_is_refused(change: dict[str, float]) -> None:
+    with pytest.raises(UdxError):
+        Protocol(**change)  # type: ignore[arg-type]
+
+
+def test_a_busy_machine_is_warned_of(make_engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from udx.runtime import bench as module
+    from udx.runtime.environment import environment
+
+    busy = dataclasses.replace(environment(), load_1min=7.0, cores=2, governor="powersave")
+    monkeypatch.setattr(module, "environment", lambda: busy)
+    found = module.bench(make_engine(), protocol=QUICK)
+    assert any("load 7.0 on 2 cores" in line for line in found.warnings)
+    assert any("'powersave'" in line for line in found.warnings)
+
+
+class Reader(HTMLParser):
+    """Collects tags, and checks that what opens also closes."""
+
+    VOID = frozenset({"meta", "img", "br", "rect", "line", "path", "circle"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_page_stands_alone(report: BenchReport, alone: bool) -> None:
+    if alone:
+        report = dataclasses.replace(report, against=None, comparison=None)
+    text = bench_page(report)
+    for outside in ("http:", "https:", "src=//", "url(", "<script", "<link", "@import"):
+        assert outside not in text
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    assert reader.tags.count("svg") == (3 if alone else 4)
+    said = " ".join(reader.words)
+    assert report.engine.identity.sha256 in said
+    assert f"{report.engine.network.median:.2f} ms" in said
+    if report.comparison:
+        assert report.comparison.network.reason in said
+
+
+def test_names_are_escaped_in_the_page(make_engine) -> None:
+    text = bench_page(bench(make_engine("<b>&.onnx"), protocol=QUICK))
+    assert "<b>&.onnx" not in text
+    assert "&lt;b&gt;&amp;.onnx" in text
+
+
+def test_the_terminal_shows_stages_and_verdict(report: BenchReport) -> None:
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(terminal(report))
+    text = console.export_text()
+    for word in ("a.onnx", "b.onnx", "inputs", "network", "end to end", "p99.9", headline(report)[:60]):
+        assert word in text

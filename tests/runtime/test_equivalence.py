@@ -1,0 +1,88 @@
+"""The verdict on samples whose truth is known."""
+
+import numpy as np
+import pytest
+
+from udx.runtime.equivalence import Ratio, judge, paired_ratio
+
+RNG = np.random.default_rng(0)
+BASE = 20 + 5 * RNG.random(60)  # the machine's speed, the same for all engines of a block
+
+
+def blocks(factor: float, noise: float, seed: int) -> np.ndarray:
+    return BASE * factor * np.random.default_rng(seed).normal(1, noise, len(BASE))
+
+
+def verdict(factor: float, noise: float, control: float = 1.0, margin: float = 0.01) -> tuple[str, str]:
+    mine, other = blocks(factor, noise, 1), blocks(1.0, noise, 2)
+    copy = blocks(factor * control, noise, 3)
+    found = judge(paired_ratio(mine, other, 0), paired_ratio(copy, mine, 0), margin)
+    return found.verdict, found.reason
+
+
+def test_equal_engines_are_equivalent() -> None:
+    assert verdict(1.0, 0.005)[0] == "equivalent"
+
+
+@pytest.mark.parametrize(("factor", "word"), [(1.05, "more"), (0.95, "less")])
+def test_five_per_cent_are_different(factor: float, word: str) -> None:
+    found, reason = verdict(factor, 0.005)
+    assert found == "different"
+    assert word in reason
+
+
+def test_noise_cannot_tell() -> None:
+    found, reason = verdict(1.0, 0.2)
+    assert found == "cannot tell"
+    assert "same engine measured twice" in reason
+
+
+def test_a_difference_at_the_margin_cannot_be_told() -> None:
+    found, reason = verdict(1.01, 0.002)
+    assert found == "cannot tell"
+    assert "measure more blocks" in reason
+
+
+def test_a_difference_within_the_margin_is_equivalent_even_if_certain() -> None:
+    assert verdict(1.004, 0.001)[0] == "equivalent"
+
+
+def test_a_failed_control_forbids_equivalence() -> None:
+    found, reason = verdict(1.0, 0.002, control=1.03)
+    assert found == "cannot tell"
+    assert "same engine measured twice differs by +2." in reason or "+3." in reason
+
+
+def test_a_control_that_differs_as_much_forbids_difference() -> None:
+    assert verdict(1.05, 0.002, control=1.05)[0] == "cannot tell"
+
+
+def test_a_large_difference_survives_a_noisy_control() -> None:
+    assert verdict(1.5, 0.03)[0] == "different"
+
+
+def test_pairing_cancels_the_machine() -> None:
+    drift = np.linspace(1, 3, 60)
+    ratio = paired_ratio(1.02 * BASE * drift, BASE * drift, 0)
+    assert ratio.ratio == pytest.approx(1.02)
+    assert ratio.ci90 == pytest.approx((1.02, 1.02))
+
+
+def test_interval_against_margin() -> None:
+    ratio = Ratio(ratio=1.0, ci90=(0.995, 1.005), blocks=2, ratios=(1.0, 1.0))
+    assert ratio.within(0.01) and not ratio.within(0.004)
+    assert not ratio.beyond(0.01)
+    assert Ratio(ratio=0.97, ci90=(0.96, 0.98), blocks=2, ratios=(0.97, 0.97)).beyond(0.01)
+
+
+def test_equivalence_is_seldom_claimed_wrongly() -> None:
+    """Two one-sided tests at 5 %: engines that differ by exactly the margin pass in about 5 % of trials."""
+    rng = np.random.default_rng(8)
+    claimed = 0
+    for trial in range(200):
+        speed = 20 + rng.random(40)
+        mine = 1.01 * speed * rng.normal(1, 0.01, 40)
+        other, copy = (speed * rng.normal(1, 0.01, 40) for _ in range(2))
+        ab = paired_ratio(mine, other, trial)
+        claimed += judge(ab, paired_ratio(1.01 * copy, mine, trial), 0.01).verdict == "equivalent"
+    assert claimed <= 22

@@ -1,0 +1,65 @@
+"""Plots place what they show."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udx.runtime.equivalence import Ratio
+from udx.runtime.svg import bars_svg, histogram_svg, ratios_svg, series_svg, ticks
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (-3, 3, [-2, 0, 2]),
+        (0.9, 1.1, [0.9, 0.95, 1.0, 1.05, 1.1]),
+        (13, 57, [20, 30, 40, 50]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+@given(st.floats(-1e5, 1e5), st.floats(1e-3, 1e6))
+def test_ticks_lie_within_and_are_few(low: float, span: float) -> None:
+    found = ticks(low, low + span)
+    assert 1 <= len(found) <= 12
+    assert all(low - span * 1e-6 <= value <= low + span * (1 + 1e-6) for value in found)
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    text = bars_svg({"a": {"inputs": 1.0, "network": 3.0}, "b": {"inputs": 1.0, "network": 1.0}})
+    bars = [float(width) for width in re.findall(r'width="([\d.]+)" height="26"', text)]
+    assert bars == pytest.approx([120, 360, 120, 120])
+
+
+def test_the_median_stands_in_the_middle_of_an_even_histogram() -> None:
+    text = histogram_svg({"a": [float(value) for value in range(101)]})
+    middle = float(re.search(r'<line x1="([\d.]+)"[^>]*stroke-dasharray', text)[1])
+    assert middle == pytest.approx(46 + 420 * 50 / 99, abs=0.1)
+    assert "1 beyond" in text
+
+
+def test_constant_samples_are_drawn() -> None:
+    for text in (histogram_svg({"a": [2.0, 2.0]}), series_svg({"a": [2.0, 2.0]})):
+        assert text.startswith("<svg") and "nan" not in text and "inf" not in text
+
+
+def test_every_sample_is_a_dot() -> None:
+    assert series_svg({"a": [1.0, 2.0, 3.0], "b": [2.0, 2.0]}).count("h0") == 5
+
+
+def test_the_margin_and_the_interval_are_to_scale() -> None:
+    ratio = Ratio(ratio=1.0, ci90=(0.99, 1.01), blocks=3, ratios=(0.99, 1.0, 1.01))
+    text = ratios_svg({"one": ratio}, margin=0.01)
+    left, width = map(float, re.search(r'<rect x="([\d.]+)" y="22" width="([\d.]+)"', text).groups())
+    low, high = map(float, re.search(r'<line x1="([\d.]+)"[^>]*x2="([\d.]+)"[^>]*stroke-width="5"', text).groups())
+    assert (low, high) == pytest.approx((left, left + width), abs=0.1)
+    assert text.count("<circle") == 3
+
+
+def test_names_are_escaped() -> None:
+    assert "<b>" not in bars_svg({"<b>": {"<i>": 1.0}})
