@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from udx.geometry import BOX_SIZE, CLASSES
+from udx.geometry import BOX_CONVENTION, BOX_SIZE, CLASSES
 from udx.geometry.arrays import Float32Array, require_finite, require_shape
 
 
@@ -44,3 +44,12 @@ class Detections:
     def above(self, score: float) -> "Detections":
         """Keep the boxes with a score of at least ``score``."""
         return self[self.scores_K >= score]
+
+    def to_json(self) -> dict[str, object]:
+        """Lists, with the names of the classes and the convention of the boxes."""
+        return {
+            "box_convention": BOX_CONVENTION,
+            "boxes": self.boxes_K9.tolist(),
+            "scores": self.scores_K.tolist(),
+            "labels": [CLASSES[label] for label in self.labels_K],
+        }

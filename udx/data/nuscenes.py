@@ -136,6 +136,22 @@ def load_keyframes(
     return tuple(_keyframe(nusc, sample, cameras, max_sweeps) for sample in samples)
 
 
+def keyframe_of(nusc: "NuScenes", token: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10) -> KeyFrame:
+    """Read the one keyframe whose token begins with ``token``.
+
+    Raises:
+        UdxError: there is none or more than one, or a record of it is missing or holds an impossible value.
+    """
+    found = [sample for sample in nusc.sample if sample["token"].startswith(token)]
+    if len(found) != 1:
+        like = f", as {nusc.sample[0]['token']}" if nusc.sample else ""
+        raise UdxError(
+            f"{len(found)} keyframes of {nusc.dataroot} have a token that begins with {token!r}; "
+            f"give one whole token of sample.json{like}"
+        )
+    return _keyframe(nusc, found[0], cameras, max_sweeps)
+
+
 def data_path(root: Path, record: Record) -> Path:
     """Path of a ``sample_data`` record's file.
 

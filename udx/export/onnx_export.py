@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from udx.ops.onnx_functions import OPSET, function_protos
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import generated_frame
 from udx.train.checkpoint import CheckpointRecord, load_detector
-from udx.train.run import Run
+from udx.train.run import Run, newest_run
 
 TOLERANCE = 1e-3
 """Largest difference between torch and the exported file, in the units of the outputs."""
@@ -40,6 +41,37 @@ class Export:
     path: Path
     manifest: Manifest
     parity: Parity
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``udx export --json`` writes."""
+        return {
+            "path": str(self.path),
+            "sha256": sha256_of(self.path),
+            "bytes": self.path.stat().st_size,
+            "parity": {"score": self.parity.score, "box": self.parity.box, "boxes": self.parity.boxes_compared},
+            "manifest": json.loads(self.manifest.to_json()),
+        }
+
+    def summary(self) -> str:
+        """One line for the terminal."""
+        size = f"{self.path.stat().st_size / 2**20:.1f} MiB"
+        return (
+            f"{self.path}: {self.manifest.spec.modality} detector, recipe {self.manifest.recipe}, {size}; "
+            f"differs from torch by at most {self.parity.largest:.1e} in {self.parity.boxes_compared} boxes"
+        )
+
+
+def export_student(student: str, run_folder: Path | None, out: Path) -> Export:
+    """Export the run in ``run_folder``, or else the newest run of a student of these sensors.
+
+    Raises:
+        UdxError: there is no such run, it has other sensors, or it cannot be exported.
+    """
+    run = Run(run_folder) if run_folder else newest_run(student)
+    modality = run.record().config.detector.spec.modality
+    if modality != student:
+        raise UdxError(f"{run.folder} holds a {modality} detector, not {student}; export it with --student {modality}")
+    return export_run(run, out)
 
 
 def export_run(run: Run, out: Path) -> Export:

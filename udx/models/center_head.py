@@ -57,7 +57,7 @@ class CenterHead(nn.Module):
             _branch(config.shared_channels, config.task_channels, REGRESSION_CHANNELS) for _ in TASKS
         )
         for branch in self.heatmaps:
-            nn.init.constant_(branch[-1].bias, RARE_FOREGROUND_BIAS)  # type: ignore[index, arg-type]
+            nn.init.constant_(branch[-1].bias, RARE_FOREGROUND_BIAS)  # type: ignore[index]
         by_task = [CLASSES.index(name) for classes in TASKS for name in classes]
         self.class_order = [by_task.index(label) for label in range(len(CLASSES))]
 

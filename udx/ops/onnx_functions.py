@@ -19,7 +19,7 @@ PLUGIN_ATTRIBUTES: Final[dict[str, Any]] = {"plugin_namespace": DOMAIN, "plugin_
 _udx = onnxscript.values.Opset(DOMAIN, VERSION)
 
 
-@onnxscript.script(_udx, default_opset=op)
+@onnxscript.script(_udx, default_opset=op)  # type: ignore[untyped-decorator]
 def UdxBevPool(depth, context, point_index, cell_offsets):  # type: ignore[no-untyped-def]  # noqa: D103
     batch = op.Shape(depth, start=0, end=1)
     bins = op.Shape(depth, start=2, end=3)
@@ -75,7 +75,7 @@ def UdxBevPool(depth, context, point_index, cell_offsets):  # type: ignore[no-un
     return op.CastLike(pooled, context)
 
 
-@onnxscript.script(_udx, default_opset=op)
+@onnxscript.script(_udx, default_opset=op)  # type: ignore[untyped-decorator]
 def UdxVoxelize(  # type: ignore[no-untyped-def]  # noqa: D103
     points,
     num_points,
@@ -152,7 +152,7 @@ def UdxVoxelize(  # type: ignore[no-untyped-def]  # noqa: D103
     return cell, sums
 
 
-@onnxscript.script(_udx, default_opset=op)
+@onnxscript.script(_udx, default_opset=op)  # type: ignore[untyped-decorator]
 def UdxPillarScatter(features, cell, num_cells: int):  # type: ignore[no-untyped-def]  # noqa: D103
     cells = op.Reshape(op.Constant(value_int=num_cells), op.Constant(value_ints=[1]))
     empty = op.CastLike(

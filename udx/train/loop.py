@@ -122,7 +122,11 @@ class _Session:
         )
         self.optimiser, self.schedule = self.accelerator.prepare_optimizer(optimiser), schedule
         self.student = self.accelerator.prepare_model(self.detector)
-        self.distiller = distiller and self.accelerator.prepare_model(distiller)
+        # Without adapters there is nothing to synchronise: its running means agree across processes already.
+        trains = distiller is not None and any(True for _ in distiller.parameters())
+        self.distiller = (
+            self.accelerator.prepare_model(distiller) if trains else distiller and distiller.to(self.accelerator.device)
+        )
         self.parameters = parameters
         self.step = 0
         self.saved_at = time.monotonic()
@@ -223,7 +227,14 @@ class _Session:
         self.optimiser.zero_grad()
         self.step += 1
         values = {name: float(value) for name, value in losses.items()} | {"loss": float(total.detach())}
-        self._tell(epoch, values, rate, float(gradient_norm or 0.0), time.perf_counter() - began, batch.dropped_points)
+        self._tell(
+            epoch,
+            values,
+            rate,
+            float(gradient_norm) if gradient_norm is not None else 0.0,
+            time.perf_counter() - began,
+            batch.dropped_points,
+        )
 
     def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Every term for the log, and their weighted sum."""

@@ -1,0 +1,5 @@
+"""``python -m udx``."""
+
+from udx.cli import run
+
+run()

@@ -1,0 +1,216 @@
+"""The command line: one function a verb, no logic. Heavy libraries load when a verb needs them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from udx import __version__
+from udx.errors import UdxError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+MODALITY = click.Choice(["cam", "lidar", "fusion"])
+JSON = click.option("--json", "json_file", type=FILE, help="Write what the terminal shows to this file.")
+BACKEND = click.option("--backend", default="auto", show_default=True, help="What runs the engine.")
+VERSION = click.option("--version", help="Version of the dataroot, as v1.0-mini; not needed where it has only one.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, package_name="udx")
+def main() -> None:
+    """Train BEV 3D detectors on nuScenes, distil them across sensors, export and measure what ships."""
+
+
+@main.group()
+def data() -> None:
+    """Make or check a dataroot."""
+
+
+@data.command()
+@click.argument("out", type=FOLDER)
+@click.option("--scenes", default=10, show_default=True, help="Scenes; the last fifth is the split val.")
+@click.option("--samples", default=20, show_default=True, help="Keyframes of a scene, half a second apart.")
+@click.option("--seed", default=0, show_default=True, help="Another seed is another world.")
+@click.option("--sweeps", default=2, show_default=True, help="LiDAR turns before each keyframe, besides its own.")
+@click.option("--width", default=352, show_default=True, help="Width of the images in pixels; 16:9.")
+@click.option("--device", default="cpu", show_default=True, help="Where to render: cpu or cuda.")
+def synth(out: Path, scenes: int, samples: int, seed: int, sweeps: int, width: int, device: str) -> None:
+    """Write a synthetic world as a nuScenes dataroot of version v1.0-synth to OUT."""
+    from udx.console import say, ticking
+    from udx.data.synth import WorldSpec, write_world
+
+    spec = WorldSpec(scenes=scenes, samples=samples, seed=seed, sweeps=sweeps, image_width_px=width)
+    with ticking("rendering") as tick:
+        write_world(out, spec, device=device, progress=tick)
+    say(f"{out}: {scenes} scenes of {samples} keyframes, version v1.0-synth")
+
+
+@data.command()
+@click.argument("root", type=FOLDER)
+@VERSION
+@click.option("--files/--no-files", default=True, show_default=True, help="Decode every image and sweep.")
+@JSON
+def check(root: Path, version: str | None, files: bool, json_file: Path | None) -> None:
+    """Check every table, reference, pose, box and file of the dataroot ROOT."""
+    from udx.console import say, ticking
+    from udx.data.check import check_dataroot
+    from udx.files import write_json
+
+    with ticking("checking") as tick:
+        report = check_dataroot(root, version, files=files, progress=tick)
+    if json_file:
+        write_json(json_file, report.to_json())
+    for line in report.lines():
+        say(line)
+    if report.problems:
+        raise SystemExit(2)
+
+
+@main.command()
+@click.option(
+    "--recipe", default="nano", show_default=True, help="nano: two CPU cores; small: one GPU; base: the paper."
+)
+@click.option("--data", "root", type=FOLDER, help="nuScenes dataroot; without it the synthetic world, made once.")
+@VERSION
+@click.option("--train-split", help="Split to train on  [default: train, or mini_train]")
+@click.option("--val-split", help="Split to evaluate on  [default: val, or mini_val]")
+@click.option("--student", type=MODALITY, default="cam", show_default=True, help="Sensors of the detector to train.")
+@click.option("--teacher", default="none", show_default=True, help="fusion, lidar, cam, none, or a run folder.")
+@click.option("--init", "start", type=FOLDER, help="Run whose weights to start from.")
+@click.option("--out", type=FOLDER, help="Run folder  [default: runs/RECIPE-STUDENT…]")
+@click.option("--epochs", type=int, help="Instead of the recipe's.")
+@click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one field of the recipe; repeatable.")
+@JSON
+def train(root: Path | None, json_file: Path | None, **request: Any) -> None:
+    """Train a detector, with a teacher if one is named, and evaluate it."""
+    from udx.console import bar, say
+    from udx.files import write_json
+    from udx.train.job import Request, run_request
+
+    run, metrics = run_request(Request(data=root, **request), bar)
+    if json_file:
+        write_json(json_file, metrics.to_json())
+    say(f"{run.folder}: mAP {metrics.mean_ap:.3f}, NDS {metrics.nds:.3f}")
+
+
+@main.command(name="eval")
+@click.option("--run", "run_folder", type=FOLDER, help="Run to evaluate in torch.")
+@click.option("--engine", type=FILE, help="Engine file to evaluate.")
+@click.option("--data", "root", type=FOLDER, help="nuScenes dataroot  [default: the synthetic world]")
+@VERSION
+@click.option("--split", help="Split to evaluate on  [default: val, or mini_val]")
+@BACKEND
+@JSON
+def evaluate(run_folder: Path | None, engine: Path | None, json_file: Path | None, **source: Any) -> None:
+    """Score a run or an engine file with nuScenes' own metrics."""
+    from udx.console import say, table, ticking
+    from udx.commands import score
+    from udx.files import write_json
+
+    with ticking("detecting") as tick:
+        metrics = score(run_folder, engine, progress=tick, **source)
+    if json_file:
+        write_json(json_file, metrics.to_json())
+    table("AP by class", ["class", "AP"], [[name, f"{value:.3f}"] for name, value in metrics.per_class.items()])
+    errors = ", ".join(f"{name} {value:.3f}" for name, value in metrics.tp_errors.items())
+    say(f"mAP {metrics.mean_ap:.3f}, NDS {metrics.nds:.3f} ({errors})")
+
+
+@main.command()
+@click.option("--student", type=MODALITY, required=True, help="Sensors of the detector to export.")
+@click.option("--run", "run_folder", type=FOLDER, help="Run to export  [default: the newest of that student]")
+@click.option("--out", type=FILE, default=Path("student.onnx"), show_default=True, help="ONNX file to write.")
+@JSON
+def export(student: str, run_folder: Path | None, out: Path, json_file: Path | None) -> None:
+    """Write a student as one ONNX file: no teacher, adapter or loss in it."""
+    from udx.console import say
+    from udx.export.onnx_export import export_student
+    from udx.files import write_json
+
+    exported = export_student(student, run_folder, out)
+    if json_file:
+        write_json(json_file, exported.to_json())
+    say(exported.summary())
+
+
+@main.command()
+@click.option("--engine", type=FILE, required=True, help="Engine file to measure.")
+@click.option("--against", type=FILE, help="Engine file to compare with, in interleaved blocks.")
+@BACKEND
+@click.option("--data", "root", type=FOLDER, help="Feed keyframes of this dataroot  [default: one generated frame]")
+@VERSION
+@click.option("--split", help="Split of the keyframes  [default: val, or mini_val]")
+@click.option("--blocks", type=int, help="Blocks of frames.")
+@click.option("--warmup", type=int, help="Frames before measuring starts.")
+@click.option("--margin", type=float, help="Relative difference that counts as equal  [default: 0.01]")
+@click.option("--threads", type=int, help="CPU threads of the backend.")
+@JSON
+@click.option("--html", "html_file", type=FILE, help="Write the report as a self-contained page.")
+def bench(json_file: Path | None, html_file: Path | None, **request: Any) -> None:
+    """Measure an engine's latency; with --against, tell whether two engines cost the same."""
+    from udx.console import console, ticking
+    from udx.commands import bench_engine
+    from udx.runtime.bench import write_report
+    from udx.runtime.show import terminal
+
+    with ticking("measuring") as tick:
+        report = bench_engine(progress=tick, **request)
+    write_report(report, json=json_file, html=html_file)
+    console.print(terminal(report))
+
+
+@main.command()
+@click.option("--engine", type=FILE, required=True, help="Engine file to run.")
+@click.option("--data", "root", type=FOLDER, required=True, help="nuScenes dataroot.")
+@VERSION
+@click.option("--sample", required=True, help="Token of the keyframe, or the beginning of one.")
+@BACKEND
+@click.option("--score", default=0.3, show_default=True, help="Lowest score to draw and to print.")
+@click.option("--png", type=FILE, help="Picture to write: boxes on the BEV map and on all cameras.")
+@JSON
+def predict(json_file: Path | None, score: float, **request: Any) -> None:
+    """Detect objects in one keyframe and draw them."""
+    from udx.console import say, table
+    from udx.commands import predict_keyframe
+    from udx.files import write_json
+    from udx.geometry import CLASSES
+
+    found = predict_keyframe(score=score, **request)
+    if json_file:
+        write_json(json_file, found.to_json())
+    kept = found.above(score)
+    rows = [
+        [CLASSES[label], f"{confidence:.2f}", *(f"{value:.1f}" for value in box[:7])]
+        for box, confidence, label in zip(kept.boxes_K9, kept.scores_K, kept.labels_K, strict=True)
+    ]
+    table("boxes in the ego frame (m, rad)", ["class", "score", "x", "y", "z", "l", "w", "h", "yaw"], rows)
+    say(
+        f"{len(kept)} boxes with a score of at least {score:g}"
+        + (f"; drawn in {request['png']}" if request["png"] else "")
+    )
+
+
+def run() -> None:
+    """Entry point: a user's error is one sentence and exit status 2, never a traceback."""
+    try:
+        main(standalone_mode=False)
+    except UdxError as error:
+        _end(str(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _end("interrupted; what was finished is kept, and training goes on with --resume")
+    except ModuleNotFoundError as error:
+        _end(
+            f"{error.name} is not installed, and this command needs it; install udx with the extra train, or cpu to run engines"
+        )
+
+
+def _end(sentence: str) -> None:
+    click.echo(f"udx: {sentence}", err=True)
+    sys.exit(2)

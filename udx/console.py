@@ -1,0 +1,61 @@
+"""The terminal: progress of long steps, tables, and how a run of ``udx`` ends."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+
+Tick = Callable[[int, int], None]
+"""Told how many are done and how many there are."""
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a progress bar; yield a function of how many are done, how many there are, and what to say beside."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}", style="dim"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        task = progress.add_task(title, total=None, said="")
+
+        def update(done: int, total: int, said: str) -> None:
+            progress.update(task, completed=done, total=total, said=said)
+
+        yield update
+
+
+@contextmanager
+def ticking(title: str) -> Iterator[Tick]:
+    """Show a progress bar without words beside it."""
+    with bar(title) as update:
+        yield lambda done, total: update(done, total, "")
+
+
+def say(text: str) -> None:
+    """Print a line; file names and figures are not coloured, so that they can be copied."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: the first column is text, the others are figures."""
+    grid = Table(title=title, title_justify="left")
+    for position, name in enumerate(header):
+        grid.add_column(name, justify="left" if position == 0 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def losses_line(losses: Mapping[str, float]) -> str:
+    """Loss terms in a row, the sum first; raw values are in the log only."""
+    shown = {name: value for name, value in losses.items() if name not in ("loss", "detection") and "_raw" not in name}
+    return " ".join([f"loss {losses['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in shown.items())])

@@ -1,0 +1,179 @@
+"""``udx train``: from a dataroot and a recipe's name to an evaluated run, the teacher's first where it is missing."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from udx.config import with_override
+from udx.data.dataset import default_splits, open_or_make
+from udx.data.evaluation import Metrics, evaluate
+from udx.data.frame import KeyFrame
+from udx.data.nuscenes import load_keyframes
+from udx.errors import UdxError
+from udx.files import write_json
+from udx.train.loop import Job, Progress, train
+from udx.train.predict import predict
+from udx.train.recipes import RECIPES, Modality, RunConfig
+from udx.train.run import RUNS, Run, finished_runs
+
+if TYPE_CHECKING:
+    from nuscenes import NuScenes
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int, str], None]]]
+"""Opens a progress bar of a title."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """An open dataroot with the keyframes of two splits."""
+
+    nusc: "NuScenes"
+    train_split: str
+    val_split: str
+    train: Sequence[KeyFrame]
+    val: Sequence[KeyFrame]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a run records of its data; two runs with an equal ``keyframes`` saw the same training samples."""
+        digest = hashlib.sha256(" ".join(keyframe.token for keyframe in self.train).encode()).hexdigest()
+        return {
+            "root": str(self.nusc.dataroot),
+            "version": str(self.nusc.version),
+            "train_split": self.train_split,
+            "val_split": self.val_split,
+            "keyframes": digest,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What ``udx train`` was asked for; ``None`` leaves a choice to the recipe or the data."""
+
+    recipe: str = "nano"
+    data: Path | None = None
+    version: str | None = None
+    train_split: str | None = None
+    val_split: str | None = None
+    student: Modality = "cam"
+    teacher: str = "none"
+    start: Path | None = None
+    out: Path | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    resume: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
+    """Train and evaluate what was asked for; the run holds checkpoint and metrics.
+
+    Raises:
+        UdxError: the recipe, a split, an override, the teacher or the start does not exist or does not fit.
+    """
+    config = resolve_config(request)
+    data = open_data(request, config, bar)
+    teacher = find_or_train_teacher(request, data, bar)
+    out = request.out or default_folder(config, request.teacher, request.resume)
+    return fit(config, data, Run(out), teacher, Run(request.start) if request.start else None, request.resume, bar)
+
+
+def resolve_config(request: Request) -> RunConfig:
+    """The recipe with everything that the request changes in it."""
+    if request.recipe not in RECIPES:
+        raise UdxError(f"there is no recipe {request.recipe!r}; choose one of {', '.join(RECIPES)}")
+    config = RECIPES[request.recipe](request.student)
+    named = {"train.epochs": request.epochs, "train.seed": request.seed}
+    assignments = [f"{field}={value}" for field, value in named.items() if value is not None]
+    for assignment in (*assignments, *request.overrides):
+        config = with_override(config, assignment)
+    return config
+
+
+def open_data(request: Request, config: RunConfig, bar: Bar) -> Dataset:
+    """Open the dataroot, or the synthetic world, which is made once."""
+    with bar("opening the data") as tick:
+        nusc = open_or_make(request.data, request.version, lambda done, total: tick(done, total, "keyframes rendered"))
+    train_split, val_split = default_splits(nusc.version)
+    train_split, val_split = request.train_split or train_split, request.val_split or val_split
+    # The teacher's detector may read sweeps that the student's does not.
+    sensors = (config.detector.spec, RECIPES[config.recipe]("fusion").detector.spec)
+    sweeps = max(spec.lidar.sweeps for spec in sensors if spec.lidar)
+    return Dataset(
+        nusc=nusc,
+        train_split=train_split,
+        val_split=val_split,
+        train=load_keyframes(nusc, train_split, max_sweeps=sweeps),
+        val=load_keyframes(nusc, val_split, max_sweeps=sweeps),
+    )
+
+
+def find_or_train_teacher(request: Request, data: Dataset, bar: Bar) -> Run | None:
+    """The teacher's run: as named, or the newest that matches recipe, modality and data, or trained now."""
+    if request.teacher == "none":
+        return None
+    if request.teacher not in get_args(Modality):
+        return Run(Path(request.teacher))
+    modality: Modality = request.teacher  # type: ignore[assignment]
+    for run in finished_runs():
+        try:
+            record = run.record()
+        except UdxError:
+            continue  # a damaged run teaches nobody, and need not stop this one
+        if (
+            record.teacher is None
+            and record.config.recipe == request.recipe
+            and record.config.detector.spec.modality == modality
+            and record.data["keyframes"] == data.identity["keyframes"]
+        ):
+            return run
+    alone = Request(recipe=request.recipe, student=modality, seed=request.seed)
+    config = resolve_config(alone)
+    run, _ = fit(config, data, Run(default_folder(config, "none", request.resume)), None, None, request.resume, bar)
+    return run
+
+
+def fit(
+    config: RunConfig, data: Dataset, run: Run, teacher: Run | None, start: Run | None, resume: bool, bar: Bar
+) -> tuple[Run, Metrics]:
+    """Train one run and evaluate it on the validation split."""
+    from udx.console import losses_line
+
+    modality = config.detector.spec.modality
+    taught = f" from {teacher.record().config.detector.spec.modality}" if teacher else ""
+    with bar(f"training {modality}{taught}") as tick:
+
+        def watch(progress: Progress) -> None:
+            tick(progress.step, progress.steps, losses_line(progress.losses))
+
+        detector = train(
+            Job(
+                config=config,
+                keyframes=data.train,
+                data=data.identity,
+                run=run,
+                teacher=teacher,
+                start=start,
+                resume=resume,
+                watch=watch,
+            )
+        )
+    with bar(f"evaluating {modality} on {data.val_split}") as tick:
+        found = predict(
+            detector, data.val, workers=config.train.workers, progress=lambda done, total: tick(done, total, "")
+        )
+        metrics = evaluate(data.nusc, data.val_split, found, data.val, modality=modality)
+    write_json(run.metrics, metrics.to_json())
+    return run, metrics
+
+
+def default_folder(config: RunConfig, teacher: str, resume: bool) -> Path:
+    """A run folder by recipe and modalities: a new one, numbered where the name is taken, or the last one to resume."""
+    taught = "" if teacher == "none" else f"-from-{Path(teacher).name}"
+    name = f"{config.recipe}-{config.detector.spec.modality}{taught}"
+    folders = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 10_000))]
+    free = next(index for index, folder in enumerate(folders) if not folder.exists())
+    return folders[max(free - 1, 0) if resume else free]
