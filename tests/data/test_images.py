@@ -64,6 +64,13 @@ def test_bottom_is_kept_and_flip_mirrors_pixels():
     assert np.array_equal(warp(Image.fromarray(noise)), noise[4:, ::-1])
 
 
+def test_quarter_turn_moves_whole_pixels():
+    noise = np.random.default_rng(0).integers(0, 256, (11, 11, 3), dtype=np.uint8)
+    warp = ImageWarp((11, 11), (11, 11), ImageChange(rotation_rad=np.pi / 2))
+    turned, expected = warp(Image.fromarray(noise)), np.rot90(noise, k=-1)
+    assert np.abs(turned[1:-1, 1:-1].astype(int) - expected[1:-1, 1:-1]).max() <= 1  # Pillow rounds down
+
+
 def test_beyond_the_image_is_black():
     white = Image.new("RGB", (100, 50), "white")
     padded = ImageWarp((100, 50), (100, 80))(white)  # the target is taller than the image: it has no top
