@@ -54,12 +54,14 @@ def synth(out: Path, scenes: int, samples: int, seed: int, sweeps: int, width: i
 @JSON
 def check(root: Path, version: str | None, files: bool, json_file: Path | None) -> None:
     """Check every table, reference, pose, box and file of the dataroot ROOT."""
-    from udx.console import say, ticking
+    from udx.console import bar, say
     from udx.data.check import check_dataroot
     from udx.files import write_json
 
-    with ticking("checking") as tick:
-        report = check_dataroot(root, version, files=files, progress=tick)
+    with bar("checking") as update:
+        report = check_dataroot(
+            root, version, files=files, progress=lambda what, done, total: update(done, total, what)
+        )
     if json_file:
         write_json(json_file, report.to_json())
     for line in report.lines():
@@ -107,8 +109,8 @@ def train(root: Path | None, json_file: Path | None, **request: Any) -> None:
 @JSON
 def evaluate(run_folder: Path | None, engine: Path | None, json_file: Path | None, **source: Any) -> None:
     """Score a run or an engine file with nuScenes' own metrics."""
-    from udx.console import say, table, ticking
     from udx.commands import score
+    from udx.console import say, table, ticking
     from udx.files import write_json
 
     with ticking("detecting") as tick:
@@ -152,8 +154,8 @@ def export(student: str, run_folder: Path | None, out: Path, json_file: Path | N
 @click.option("--html", "html_file", type=FILE, help="Write the report as a self-contained page.")
 def bench(json_file: Path | None, html_file: Path | None, **request: Any) -> None:
     """Measure an engine's latency; with --against, tell whether two engines cost the same."""
-    from udx.console import console, ticking
     from udx.commands import bench_engine
+    from udx.console import console, ticking
     from udx.runtime.bench import write_report
     from udx.runtime.show import terminal
 
@@ -174,8 +176,8 @@ def bench(json_file: Path | None, html_file: Path | None, **request: Any) -> Non
 @JSON
 def predict(json_file: Path | None, score: float, **request: Any) -> None:
     """Detect objects in one keyframe and draw them."""
-    from udx.console import say, table
     from udx.commands import predict_keyframe
+    from udx.console import say, table
     from udx.files import write_json
     from udx.geometry import CLASSES
 
@@ -207,7 +209,8 @@ def run() -> None:
         _end("interrupted; what was finished is kept, and training goes on with --resume")
     except ModuleNotFoundError as error:
         _end(
-            f"{error.name} is not installed, and this command needs it; install udx with the extra train, or cpu to run engines"
+            f"{error.name} is not installed, and this command needs it; "
+            "install udx with the extra train, or with cpu to run engines"
         )
 
 

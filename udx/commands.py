@@ -1,4 +1,4 @@
-"""What ``udx eval``, ``bench`` and ``predict`` do: open the data and the run or engine that were named, and hand over."""
+"""What ``udx eval``, ``bench`` and ``predict`` do: open the data and the run or engine that were named."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -19,7 +19,7 @@ PLUGIN_ATTRIBUTES: Final[dict[str, Any]] = {"plugin_namespace": DOMAIN, "plugin_
 _udx = onnxscript.values.Opset(DOMAIN, VERSION)
 
 
-@onnxscript.script(_udx, default_opset=op)  # type: ignore[untyped-decorator]
+@onnxscript.script(_udx, default_opset=op)
 def UdxBevPool(depth, context, point_index, cell_offsets):  # type: ignore[no-untyped-def]  # noqa: D103
     batch = op.Shape(depth, start=0, end=1)
     bins = op.Shape(depth, start=2, end=3)

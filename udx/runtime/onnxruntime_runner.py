@@ -47,7 +47,7 @@ class OnnxRuntimeRunner(Runner):
         if wanted not in ort.get_available_providers():
             raise UdxError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu in its place, or run on the CPU")
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: warnings about the graph mean nothing to a user
+        options.log_severity_level = 4  # errors come as exceptions; said once is enough
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         if self._threads is not None:
             options.intra_op_num_threads = self._threads

@@ -104,7 +104,7 @@ def headline(report: BenchReport) -> str:
 
 def title_of(manifest: Manifest) -> str:
     """Name a detector for a heading: student, recipe, teacher."""
-    teacher = (manifest.teacher or {}).get("modality") or (manifest.teacher or {}).get("student")
+    teacher = (manifest.teacher or {}).get("modality")
     distilled = f", distilled from {teacher}" if teacher else ", distilled" if manifest.teacher else ""
     return f"{manifest.spec.modality} student, recipe {manifest.recipe}{distilled}"
 

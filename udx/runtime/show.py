@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from udx.runtime import html, svg
 from udx.runtime.environment import Environment
-from udx.runtime.equivalence import Equivalence
 from udx.runtime.report import BenchReport, Comparison, EngineReport, headline, title_of
 from udx.runtime.statistics import Summary
 
@@ -124,15 +123,13 @@ def _comparison_sections(report: BenchReport, comparison: Comparison) -> Iterabl
 
 
 def _equivalence_table(comparison: Comparison) -> str:
-    def row(name: str, equivalence: Equivalence) -> tuple[str, ...]:
-        cells = []
-        for ratio in (equivalence.ab, equivalence.aa):
+    rows = []
+    for name, equivalence in (("network", comparison.network), ("end to end", comparison.end_to_end)):
+        for what, ratio in ((name, equivalence.ab), (f"{name}, control", equivalence.aa)):
             low, high = (f"{100 * (end - 1):+.2f}" for end in ratio.ci90)
-            cells.append(f"{100 * (ratio.ratio - 1):+.2f} ({low} to {high})")
-        return name, *cells, equivalence.verdict
-
-    stages = row("network", comparison.network), row("end to end", comparison.end_to_end)
-    return html.table(("difference, %", "against", "control", "verdict"), stages)
+            verdict = equivalence.verdict if ratio is equivalence.ab else ""
+            rows.append((what, f"{100 * (ratio.ratio - 1):+.2f}", f"{low} to {high}", verdict))
+    return html.table(("difference, %", "median", "90 % interval", "verdict"), rows)
 
 
 def _structure_body(report: BenchReport, comparison: Comparison) -> str:

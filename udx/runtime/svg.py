@@ -12,6 +12,8 @@ from udx.runtime.equivalence import Ratio
 WIDTH: Final = 480  # narrow, so that the text is still legible when a phone scales it down
 LEFT: Final = 46
 RIGHT: Final = 14
+STAGE_COLOURS: Final = ("var(--c)", "var(--good)", "var(--a)", "var(--b)", "var(--bad)")
+"""Other than ``COLOURS`` in their first two, so that a stage is not taken for an engine."""
 COLOURS: Final = ("var(--a)", "var(--b)", "var(--c)", "var(--good)", "var(--bad)")
 Series = Mapping[str, Sequence[float]]
 
@@ -50,7 +52,7 @@ def bars_svg(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> st
     assert rows
     stages = list(dict.fromkeys(stage for parts in rows.values() for stage in parts))
     top = max(sum(parts.values()) for parts in rows.values()) or 1.0
-    parts = _legend(stages, left=0)
+    parts = _legend(stages, left=0, colours=STAGE_COLOURS)
     y = 50
     for name, values in rows.items():
         parts.append(_text(0, y, name, css="name"))
@@ -58,7 +60,7 @@ def bars_svg(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> st
         start = 0.0
         for stage in values:
             width = WIDTH * values[stage] / top
-            colour = COLOURS[stages.index(stage) % len(COLOURS)]
+            colour = STAGE_COLOURS[stages.index(stage) % len(STAGE_COLOURS)]
             parts.append(f'<rect x="{start:.1f}" y="{y + 8}" width="{width:.1f}" height="26" rx="3" fill="{colour}"/>')
             if width > 64:
                 label = f'<text x="{start + 8:.1f}" y="{y + 25}" style="fill:var(--card)">{values[stage]:.2f}</text>'
@@ -154,11 +156,11 @@ def _y_axis(low: float, high: float, top: float, base: float) -> list[str]:
     return parts
 
 
-def _legend(names: Sequence[str], left: float = LEFT) -> list[str]:
+def _legend(names: Sequence[str], left: float = LEFT, colours: Sequence[str] = COLOURS) -> list[str]:
     parts = []
     x = left
     for index, name in enumerate(names):
-        parts.append(f'<rect x="{x:.1f}" y="5" width="11" height="11" rx="3" fill="{COLOURS[index % len(COLOURS)]}"/>')
+        parts.append(f'<rect x="{x:.1f}" y="5" width="11" height="11" rx="3" fill="{colours[index % len(colours)]}"/>')
         parts.append(_text(x + 16, 15, name, css="name"))
         x += 34 + 6.6 * len(name)
     return parts

@@ -4,10 +4,14 @@ import dataclasses
 import json
 import math
 import resource
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import torch
@@ -21,7 +25,7 @@ from udx.data.frame import KeyFrame
 from udx.data.load import load_images
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
-from udx.files import write_json, write_with
+from udx.files import sha256_of, write_json, write_with
 from udx.models.detection_loss import detection_loss
 from udx.models.detector import Detector
 from udx.train.batch import Batch, EpochSampler, KeyFrames, make_loader
@@ -81,9 +85,6 @@ def train(job: Job) -> Detector:
     session = _Session(job)
     try:
         session.fit()
-    except KeyboardInterrupt:
-        session.save()
-        raise
     finally:
         session.close()
     return session.detector.eval()
@@ -135,8 +136,6 @@ class _Session:
     def _start(self, start: Run | None) -> str | None:
         if start is None:
             return None
-        from udx.files import sha256_of
-
         _, tensors = read_checkpoint(start.checkpoint)
         load_strictly(self.detector, tensors, start.checkpoint)
         return sha256_of(start.checkpoint)
@@ -190,17 +189,20 @@ class _Session:
             self.board = SummaryWriter(str(run.folder), purge_step=self.step)
 
     def fit(self) -> None:
-        """Run the epochs that are left."""
-        config = self.job.config.train
-        while self.step < self.steps:
-            epoch, done = divmod(self.step, self.steps_per_epoch)
-            self.sampler.begin(epoch, done * self.loader.total_batch_size)
-            self._set_train()
-            for batch in self._batches():
-                self._one_step(batch, epoch)
-                if time.monotonic() - self.saved_at > config.checkpoint_every_s:
-                    self.save()
-            self.save()
+        """Run the steps that are left; Ctrl-C ends training after the step that it falls in, and saves."""
+        with interruptible() as interrupted:
+            while self.step < self.steps:
+                epoch, done = divmod(self.step, self.steps_per_epoch)
+                self.sampler.begin(epoch, done * self.loader.total_batch_size)
+                self._set_train()
+                for batch in self._batches():
+                    self._one_step(batch, epoch)
+                    if interrupted():
+                        self.save()
+                        raise KeyboardInterrupt
+                    if time.monotonic() - self.saved_at > self.job.config.train.checkpoint_every_s:
+                        self.save()
+        self.save()
 
     def _batches(self) -> Iterator[Batch]:
         for batch in self.loader:
@@ -220,9 +222,10 @@ class _Session:
                 "with --set train.optimiser.learning_rate=…, the last checkpoint is kept"
             )
         self.accelerator.backward(total)
-        gradient_norm = self.accelerator.clip_grad_norm_(self.parameters, self.job.config.train.optimiser.clip_norm)
+        clip_norm = self.job.config.train.optimiser.clip_norm
+        gradient_norm: Any = self.accelerator.clip_grad_norm_(self.parameters, clip_norm)
         self.optimiser.step()
-        rate = self.schedule.get_last_lr()[0]
+        rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         self.optimiser.zero_grad()
         self.step += 1
@@ -231,7 +234,7 @@ class _Session:
             epoch,
             values,
             rate,
-            float(gradient_norm) if gradient_norm is not None else 0.0,
+            float(gradient_norm),
             time.perf_counter() - began,
             batch.dropped_points,
         )
@@ -320,14 +323,32 @@ class _Session:
             self.board.close()
 
 
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C, so that no step is cut in two; yield whether it came. A second one acts at once."""
+    came = False
+
+    def hold(_: int, __: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.signal(signal.SIGINT, previous)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may handle signals
+        return
+    previous = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def load_teacher(run: Run) -> tuple[Detector, TeacherRecord]:
     """Load a run's detector as a teacher, with the record that its student's checkpoint will carry.
 
     Raises:
         UdxError: the run has no readable checkpoint of this udx.
     """
-    from udx.files import sha256_of
-
     detector, record = load_detector(run.checkpoint)
     metrics = run.read_metrics() or {}
     return detector, TeacherRecord(

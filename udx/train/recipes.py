@@ -32,7 +32,7 @@ class OptimiserConfig:
 class TrainConfig:
     """How long and on what: ``batch_size`` a process; ``precision`` as accelerate names it; ``seed`` of everything.
 
-    A checkpoint is written after every epoch and at least every ``checkpoint_every_s`` seconds.
+    A checkpoint is written every ``checkpoint_every_s`` seconds, on Ctrl-C, and at the end.
     """
 
     epochs: int
