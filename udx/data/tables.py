@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, TextIOWrapper
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 UNIT_TOLERANCE: Final = 1e-3
@@ -30,8 +30,8 @@ class Kind:
 
 def is_inside(filename: str) -> bool:
     """Whether a file name of a table stays in the dataroot: relative, and never up."""
-    path = PurePosixPath(filename)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in filename
+    parts = set(filename.split("/"))
+    return not filename.startswith("/") and ".." not in parts and "\\" not in filename and bool(parts - {"", "."})
 
 
 def _is_whole(value: Any) -> bool:
