@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("udx", deadline=None)  # a busy machine is no failure
+settings.load_profile("udx")
 
 KEYFRAME_ROOT = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes-keyframe"
 

@@ -73,7 +73,7 @@ def test_unknown_velocity_stays_unknown():
     assert np.isnan(moved_box((*BOX[:7], np.nan, np.nan), rotation_rad=0.5, mirror_y=True)[7:]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bev_changes, st.integers(0, 2**32 - 1))
 def test_boxes_keep_their_points(change, seed):
     generator = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def test_boxes_keep_their_points(change, seed):
     assert np.array_equal(points_in_box(points, box)[surely], points_in_box(new_points, new_box)[surely])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(bev_changes, st.integers(0, 2**32 - 1))
 def test_points_keep_their_pixels(change, seed):
     generator = np.random.default_rng(seed)

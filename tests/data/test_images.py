@@ -87,7 +87,7 @@ def test_image_that_is_wholly_out_of_sight():
     assert out.max() == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(changes, st.floats(30, 770), st.floats(30, 420))
 def test_marker_lands_where_the_matrix_says(change, u, v):
     warp = ImageWarp(SOURCE, TARGET, change)

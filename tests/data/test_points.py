@@ -53,7 +53,7 @@ def test_few_points_stay_untouched():
     assert fit_to(points, 3) is points
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
 def test_choice_is_newest_first_and_blind_to_order(seed, capacity):
     generator = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.dictionaries(st.text(), values, max_size=4), max_size=6), st.integers(1, 9), st.booleans())
 def test_streaming_equals_json(tmp_path_factory, records, chunk, indent):
     path = tmp_path_factory.mktemp("t") / "table.json"

@@ -66,7 +66,7 @@ def test_one_ray_by_hand():
     assert plan.num_pooled == 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_plan_equals_brute_force_on_random_rigs(seed):
     generator = np.random.default_rng(seed)
