@@ -5,7 +5,6 @@ that images, points, calibration, boxes, targets, decoding, export and evaluatio
 Serves any dataroot with a split ``keyframe`` of one keyframe.
 """
 
-import dataclasses
 import json
 import platform
 import shutil

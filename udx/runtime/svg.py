@@ -92,6 +92,26 @@ def series_svg(series: Series, *, unit: str = "ms") -> str:
     return _svg(parts, height, "Latency of each frame in the order measured")
 
 
+def curves_svg(series: Series, *, across: str = "steps", label: str = "Curves over steps") -> str:
+    """Lines over a common count, one a name; values above the 98th percentile are cut."""
+    assert series
+    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
+    low, high = float(everything.min()), float(np.percentile(everything, 98))
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    height, top, base = 230, 34, 186
+    longest = max(len(values) for values in series.values())
+    parts = [*_legend(list(series)), *_y_axis(low, high, top, base), *_x_axis(0, longest, base, across)]
+    for index, values in enumerate(series.values()):
+        points = " ".join(
+            f"{_x(at, 0, longest):.1f},{base - (base - top) * (min(value, high) - low) / (high - low):.1f}"
+            for at, value in enumerate(values)
+        )
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    return _svg(parts, height, label)
+
+
 def ratios_svg(rows: Mapping[str, Ratio], margin: float) -> str:
     """Per-block differences in per cent as dots, their median and 90 % interval, and the margin as a band."""
     assert rows

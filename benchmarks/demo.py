@@ -1,0 +1,229 @@
+"""The main job end to end: teacher, student, distilled student, evaluation, export, parity, latency, report.
+
+Both students start from the same weights (``start``, a camera detector trained without a teacher) and take the
+same number of further steps on the same samples in the same order: one alone, one taught by the fusion teacher.
+Interrupted, it goes on where it was.
+"""
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from udx.console import bar, say, table
+from udx.data.detections import Detections
+from udx.data.frame import KeyFrame
+from udx.data.inputs import inputs_of
+from udx.data.load import load_sample
+from udx.errors import UdxError
+from udx.export.onnx_export import Export, detections_of, export_run
+from udx.export.parity import compare
+from udx.files import write_json, write_text, write_with
+from udx.runtime import html, svg
+from udx.runtime.bench import bench
+from udx.runtime.draw import draw_frame
+from udx.runtime.engine import open_engine
+from udx.runtime.frames import keyframe_frames
+from udx.runtime.measure import Protocol
+from udx.runtime.report import BenchReport
+from udx.runtime.show import bench_lead, bench_sections
+from udx.train.checkpoint import load_detector
+from udx.train.job import Dataset, Request, fit, open_data, resolve_config
+from udx.train.loop import read_log
+from udx.train.run import Run
+
+TEACHER_EPOCHS = 4
+START_EPOCHS = 5
+FURTHER_EPOCHS = 3
+
+FURTHER = ("train.optimiser.learning_rate=0.001",)
+"""The second phase begins below the first one's peak: the start is trained already."""
+
+BENCH_FRAMES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run that is finished, with its metrics."""
+
+    run: Run
+    metrics: dict[str, Any]
+
+    @property
+    def brief(self) -> dict[str, float]:
+        """mAP and NDS alone."""
+        return {"mAP": self.metrics["mAP"], "NDS": self.metrics["NDS"]}
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option(
+    "--data", "root", type=click.Path(path_type=Path), help="nuScenes dataroot instead of the synthetic world."
+)
+@click.option("--version", help="Version of the dataroot, as v1.0-mini.")
+def main(out: Path, root: Path | None, version: str | None) -> None:
+    """Run the demo into OUT."""
+    try:
+        run_demo(out, root, version)
+    except UdxError as error:
+        raise SystemExit(f"udx: {error}") from error
+
+
+def run_demo(out: Path, root: Path | None, version: str | None) -> None:
+    """Every step of the road, then table, ``summary.json`` and ``report.html``."""
+    began = time.monotonic()
+    common = {"data": root, "version": version}
+    teacher_request = Request(student="fusion", epochs=TEACHER_EPOCHS, **common)
+    data = open_data(teacher_request, resolve_config(teacher_request), bar)
+    teacher = trained(teacher_request, data, Run(out / "teacher"))
+    start = trained(Request(student="cam", epochs=START_EPOCHS, **common), data, Run(out / "start"))
+    further = Request(student="cam", epochs=FURTHER_EPOCHS, overrides=FURTHER, **common)
+    student = trained(further, data, Run(out / "student"), start=start.run)
+    distilled = trained(further, data, Run(out / "distilled"), start=start.run, teacher=teacher.run)
+    exports = {
+        name: export_run(run.run, out / f"{name}.onnx")
+        for name, run in {"student": student, "distilled": distilled, "teacher": teacher}.items()
+    }
+    keyframe = most_boxes(data.val)
+    parity = max(
+        parity_on(exports[name], run, keyframe) for name, run in (("student", student), ("distilled", distilled))
+    )
+    report = measure(exports["distilled"], data, against=exports["student"])
+    teacher_report = measure(exports["teacher"], data, against=None)
+    models = {"teacher": teacher, "student": student, "distilled": distilled}
+    latency = {
+        "teacher": teacher_report.engine.network.median,
+        "student": report.against.network.median if report.against else float("nan"),
+        "distilled": report.engine.network.median,
+    }
+    summary = {name: model.brief for name, model in models.items()} | {
+        "start": start.brief,
+        "gain": {name: distilled.metrics[name] - student.metrics[name] for name in ("mAP", "NDS")},
+        "parity": parity,
+        "bench": report.to_json(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    write_json(out / "summary.json", summary)
+    picture = draw(exports["distilled"], keyframe, out / "distilled.png")
+    rows = table_rows(models, latency)
+    write_text(out / "report.html", page(rows, models, report, parity, picture))
+    table("fusion teaches camera", HEADER, rows)
+    say(f"largest difference between torch and ONNX Runtime: {parity:.1e}; report: {out / 'report.html'}")
+
+
+def trained(
+    request: Request, data: Dataset, run: Run, *, start: Run | None = None, teacher: Run | None = None
+) -> Trained:
+    """Train into ``run``, or go on, or take it as it is if it is finished."""
+    metrics = run.read_metrics()
+    if metrics is not None:
+        seen = run.record().data["keyframes"]
+        if seen != data.identity["keyframes"]:
+            raise UdxError(f"{run.folder} was trained on other data; remove it, or choose another OUT")
+        return Trained(run, metrics)
+    _, fresh = fit(resolve_config(request), data, run, teacher, start, run.state.is_file(), bar)
+    return Trained(run, fresh.to_json())
+
+
+def parity_on(export: Export, model: Trained, keyframe: KeyFrame) -> float:
+    """Largest output error of an export against torch, on its check's frame and on a keyframe."""
+    detector, _ = load_detector(model.run.checkpoint)
+    tensors = inputs_of(load_sample(keyframe, export.manifest.spec), export.manifest.spec)
+    with open_engine(export.path) as runner:
+        on_keyframe = compare(detections_of(detector, tensors), runner.detect(tensors))
+    return max(export.parity.largest, on_keyframe.largest)
+
+
+def measure(export: Export, data: Dataset, *, against: Export | None) -> BenchReport:
+    """Latency on keyframes of the validation split."""
+    keyframes = data.val[:BENCH_FRAMES]
+    with bar(f"measuring {export.path.stem}") as tick:
+        return bench(
+            export.path,
+            against=against.path if against else None,
+            frames=keyframe_frames(keyframes, export.manifest.spec),
+            frames_are=f"{len(keyframes)} keyframes of split {data.val_split}",
+            protocol=Protocol(warmup=4, blocks=30 if against else 10, frames=4),
+            progress=lambda done, total: tick(done, total, ""),
+        )
+
+
+def most_boxes(keyframes: Any) -> KeyFrame:
+    """The keyframe with most annotations."""
+    busiest: KeyFrame = max(keyframes, key=lambda keyframe: len(keyframe.annotations))
+    return busiest
+
+
+def draw(export: Export, keyframe: KeyFrame, png: Path) -> bytes:
+    """Draw what an engine sees; return the picture as JPEG for the report."""
+    with open_engine(export.path) as runner:
+        found: Detections = runner.detect(inputs_of(load_sample(keyframe, export.manifest.spec), export.manifest.spec))
+    picture = draw_frame(keyframe, found, score=0.25)
+    write_with(png, lambda partial: picture.save(partial, format="PNG"))
+    encoded = io.BytesIO()
+    picture.convert("RGB").save(encoded, format="JPEG", quality=85)
+    return encoded.getvalue()
+
+
+HEADER = ["model", "mAP", "NDS", "mAP gain", "NDS gain", "median latency, ms"]
+
+
+def table_rows(models: dict[str, Trained], latency: dict[str, float]) -> list[list[str]]:
+    """One row a model; gains are over the student that went on alone."""
+    alone = models["student"].metrics
+    names = {"teacher": "fusion teacher", "student": "camera student, alone", "distilled": "camera student, distilled"}
+    rows = []
+    for name, model in models.items():
+        figures = model.metrics
+        gains = [f"{100 * (figures[m] - alone[m]):+.2f}" if name == "distilled" else "" for m in ("mAP", "NDS")]
+        shown = [f"{100 * figures[m]:.2f}" for m in ("mAP", "NDS")]
+        rows.append([names[name], *shown, *gains, f"{latency[name]:.1f}"])
+    return rows
+
+
+def page(rows: list[list[str]], models: dict[str, Trained], report: BenchReport, parity: float, picture: bytes) -> str:
+    """The report: accuracy, what the distilled student sees, loss curves, latency."""
+    losses = {name: smoothed([line["detection"] for line in read_log(model.run.log)]) for name, model in models.items()}
+    students = {name: losses[name] for name in ("student", "distilled")}
+    classes = models["teacher"].metrics["per_class"]
+    per_class = [
+        [name, *(f"{100 * model.metrics['per_class'][name]:.1f}" for model in models.values())] for name in classes
+    ]
+    sections = [
+        html.Section("Accuracy on the validation split, %", html.table(HEADER, rows)),
+        html.Section(
+            "What the distilled student sees",
+            html.figure(
+                html.image(picture, "boxes on six cameras and on the map", "image/jpeg"), "White: annotations."
+            ),
+        ),
+        html.Section("Average precision by class, %", html.table(["class", *models], per_class), half=True),
+        html.Section(
+            "Detection loss of the students' second phase",
+            html.figure(
+                svg.curves_svg(students, label="Detection loss over steps"),
+                "Mean over 20 steps; both began from the same weights.",
+            ),
+            half=True,
+        ),
+        *bench_sections(report),
+    ]
+    lead = html.paragraph(
+        f"A fusion teacher taught a camera student. Largest difference between torch and ONNX Runtime: {parity:.1e}."
+    )
+    return html.page("From nuScenes to a measured engine", sections, lead=lead + bench_lead(report))
+
+
+def smoothed(values: list[float], over: int = 20) -> list[float]:
+    """Running mean."""
+    window = min(over, len(values))
+    mean: list[float] = np.convolve(values, np.ones(window) / window, mode="valid").tolist()
+    return mean
+
+
+if __name__ == "__main__":
+    main()
