@@ -41,8 +41,8 @@ def ticking(title: str) -> Iterator[Tick]:
 
 
 def say(text: str) -> None:
-    """Print a line; file names and figures are not coloured, so that they can be copied."""
-    console.print(text, highlight=False, soft_wrap=True)
+    """Print a line as it is: nothing is coloured, wrapped, or read as markup, as ``[nan, 1]`` would be."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

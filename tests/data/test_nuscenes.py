@@ -10,6 +10,7 @@ from pyquaternion import Quaternion
 from udx.data.nuscenes import (
     _headings,
     find_version,
+    keyframe_of,
     load_keyframes,
     open_dataroot,
     scenes_of_split,
@@ -203,6 +204,15 @@ def escape(world):
 def test_bad_record_is_named(spoilt, spoil, sentence):
     with pytest.raises(UdxError, match=sentence):
         load_keyframes(spoilt(spoil), "train", TWO)
+
+
+def test_one_keyframe_by_the_start_of_its_token(world_root):
+    nusc = open_dataroot(world_root)
+    assert keyframe_of(nusc, "t1", TWO).token == "t1"
+    with pytest.raises(UdxError, match=r"2 keyframes of .* begins with 't'; give one whole token"):
+        keyframe_of(nusc, "t", TWO)
+    with pytest.raises(UdxError, match=r"0 keyframes of .* as t0"):
+        keyframe_of(nusc, "x", TWO)
 
 
 def test_missing_table_is_named(spoilt):

@@ -94,7 +94,8 @@ class CheckReport:
         if len(self.problems) > limit:
             shown.append(f"… and {len(self.problems) - limit} more")
         seen = f"{sum(self.records.values())} records in {len(self.records)} tables and {self.files} files"
-        verdict = f"{len(self.problems)} problems" if self.problems else "no problem"
+        count = len(self.problems)
+        verdict = f"{count or 'no'} problem{'s' if count > 1 else ''}"
         return [*shown, f"{self.root} ({self.version}): {seen}: {verdict}"]
 
 
