@@ -2,7 +2,8 @@
 
 The margin is fixed before the measurement. Two one-sided tests at 5 % each (Schuirmann 1987) find two engines
 equivalent exactly if the 90 % interval of their ratio lies within the margin. The same engine opened twice is
-measured along: where even that control does not come out as equivalent, no equivalence is claimed.
+measured along: where even that control does not come out as equivalent, no equivalence is claimed, and no
+difference is that does not stand out from the control's.
 """
 
 from dataclasses import dataclass
@@ -33,9 +34,10 @@ class Ratio:
         """Whether the interval lies wholly outside 1 ± margin."""
         return self.ci90[0] > 1 + margin or self.ci90[1] < 1 - margin
 
-    def overlaps(self, other: "Ratio") -> bool:
-        """Whether the two intervals share a value."""
-        return self.ci90[0] <= other.ci90[1] and other.ci90[0] <= self.ci90[1]
+    @property
+    def reach(self) -> float:
+        """How far the interval reaches from 1, to either side; of the control, this is the noise floor."""
+        return max(abs(end - 1) for end in self.ci90)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +72,12 @@ def judge(ab: Ratio, aa: Ratio, margin: float) -> Equivalence:
 def _decide(ab: Ratio, aa: Ratio, margin: float) -> tuple[Verdict, str]:
     within = f"the margin of ±{margin:.2%}"
     if ab.beyond(margin):
-        if ab.overlaps(aa):
-            return "cannot tell", f"the same engine measured twice differs as much ({_percent(aa)})"
+        # The control shares the engine's own luck with the comparison, but inverted: its sign says nothing.
+        if not ab.beyond(aa.reach):
+            return (
+                "cannot tell",
+                f"the same engine measured twice differs as much ({_percent(aa)} against {_percent(ab)})",
+            )
         side = "more" if ab.ratio > 1 else "less"
         return "different", f"it costs {abs(ab.ratio - 1):.2%} {side} (90 % interval {_percent(ab)}), beyond {within}"
     if not aa.within(margin):
