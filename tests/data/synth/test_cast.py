@@ -8,8 +8,8 @@ from udx.data.synth.cast import Bundle, Pinhole, Posed, Spinning, View, cast
 from udx.data.synth.solids import Primitive, Solid, SolidArrays, turned
 
 CPU = torch.device("cpu")
-CAMERA = Pinhole((40.0, 40.0), (31.5, 23.5), (48, 64))
-LIDAR = Spinning(-0.5, 0.04, (24, 180))
+CAMERA = Pinhole((25.0, 25.0), (19.5, 14.5), (30, 40))
+LIDAR = Spinning(-0.5, 0.055, (18, 100))
 LOOKS_ALONG_X = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 
@@ -51,15 +51,15 @@ def test_windows_lose_no_hit_and_distances_are_right(lattice: Pinhole | Spinning
     bundle = Bundle([lattice], CPU)
     hits = cast(bundle, Posed.of(SolidArrays.of([[solid] for solid in solids]), [view(lattice, pose, 8)]))
     directions = lattice.directions() @ pose[:3, :3].T
-    steps = np.arange(0.0, 22.0, 0.02)
-    outside = [solid for solid in solids if np.isinf(march(solid, pose[:3, 3], directions[:1], steps[:16]))[0]]
+    steps = np.arange(0.0, 20.0, 0.03)
+    outside = [solid for solid in solids if np.isinf(march(solid, pose[:3, 3], directions[:1], steps[:11]))[0]]
     marched = np.stack([march(solid, pose[:3, 3], directions, steps) for solid in outside])
     expected = marched.min(axis=0)
     found = hits.distance_N.numpy()
     met = np.isfinite(expected)
     assert met.sum() > 50
-    agree = np.abs(found[met] - expected[met]) < 0.03
-    assert agree.mean() > 0.97  # steps of 2 cm jump over corners that the caster meets
+    agree = np.abs(found[met] - expected[met]) < 0.04
+    assert agree.mean() > 0.97  # steps of 3 cm jump over corners that the caster meets
     assert np.isfinite(found[met]).all()
 
 

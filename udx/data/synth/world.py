@@ -291,11 +291,11 @@ def _lidar_points(scene: Scene, time_s: float, points_M3: FloatArray) -> list[in
 
 
 def _annotated(scene: Scene, time_s: float, seen: dict[str, list[int]]) -> tuple[Annotated, ...]:
-    """Annotate every actor within range, hidden ones too."""
+    """Annotate, as nuScenes does, every actor within range that at least one LiDAR point falls in."""
     ego = scene.scene_T_ego(time_s)[:2, 3]
     annotated = []
     for number, (actor, scene_T_actor) in enumerate(zip(scene.actors, scene.actor_poses(time_s), strict=True)):
-        if np.linalg.norm(scene_T_actor[:2, 3] - ego) > ANNOTATION_RANGE_M:
+        if not seen["points"][number] or np.linalg.norm(scene_T_actor[:2, 3] - ego) > ANNOTATION_RANGE_M:
             continue
         length, width, height = actor.model.size_lwh_m
         global_T_box = scene.global_T_scene @ scene_T_actor

@@ -1,0 +1,88 @@
+"""How fast the synthetic world is written: samples a second, images, LiDAR sweeps and tables included.
+
+    python benchmarks/synth_speed.py [--scenes N] [--samples N] [--width PX] [--sweeps N] [--device cpu|cuda]
+
+Prints a table and saves it as JSON. Two figures stand beside each other: the whole run, in which every worker
+first imports torch, and the steady rate between the first and the last sample.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy
+import torch
+
+import udx
+from udx.data.synth import WorldSpec, write_world
+from udx.files import write_json
+
+RESULTS = Path(__file__).parent / "results" / "synth_speed.json"
+
+
+def processor() -> str:
+    """Name of the CPU, as the kernel tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def measure(spec: WorldSpec, device: str, workers: int) -> dict[str, float]:
+    """Write one world to a temporary folder and return its rates."""
+    finished: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="synth-speed-") as folder:
+        started = time.perf_counter()
+        out = Path(folder) / "world"
+        write_world(out, spec, device=device, workers=workers, progress=lambda *_: finished.append(time.perf_counter()))
+        elapsed = time.perf_counter() - started
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    return {
+        "samples": len(finished),
+        "seconds": round(elapsed, 2),
+        "samples_per_s": round(len(finished) / elapsed, 2),
+        "steady_samples_per_s": round((len(finished) - 1) / (finished[-1] - finished[0]), 2),
+        "mb_per_sample": round(size / len(finished) / 1e6, 2),
+    }
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--scenes", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--width", type=int, default=352, help="image width in pixels")
+    parser.add_argument("--sweeps", type=int, default=2, help="LiDAR sweeps besides the keyframe's")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    spec = WorldSpec(scenes=args.scenes, samples=args.samples, sweeps=args.sweeps, image_width_px=args.width)
+    report = {
+        "spec": {"scenes": args.scenes, "samples": args.samples, "image_width_px": args.width, "sweeps": args.sweeps},
+        "machine": {
+            "processor": processor(),
+            "workers": args.workers,
+            "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+            "load_before": round(os.getloadavg()[0], 2),
+        },
+        "versions": {
+            "udx": udx.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "result": measure(spec, args.device, args.workers),
+    }
+    for group, values in report.items():
+        for name, value in values.items():
+            print(f"{group:>9}  {name:<22} {value}")
+    write_json(args.json, report)
+
+
+if __name__ == "__main__":
+    main()
