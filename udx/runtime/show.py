@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 COLUMNS = ("median", "95 % interval", "mean", "p90", "p95", "p99", "p99.9", "max", "std", "CoV")
+_SHOWN_APART = frozenset({"backend", "version", "provider", "threads"})
 TONES: dict[str, html.Tone] = {"equivalent": "good", "different": "bad", "cannot tell": "unsure"}
 
 
@@ -176,6 +177,7 @@ def _protocol_facts(report: BenchReport) -> list[tuple[str, str]]:
         ("seed", str(protocol.seed)),
         ("backend", f"{settings.get('backend')} {settings.get('version')}, {settings.get('provider')}"),
         ("threads", str(settings.get("threads") or "the backend's choice")),
+        *((name.replace("_", " "), str(value)) for name, value in settings.items() if name not in _SHOWN_APART),
         ("complete", "yes" if report.complete else "no, interrupted"),
     ]
 
