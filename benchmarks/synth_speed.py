@@ -2,13 +2,15 @@
 
     python benchmarks/synth_speed.py [--scenes N] [--samples N] [--width PX] [--sweeps N] [--device cpu|cuda]
 
-Prints a table and saves it as JSON. Two figures stand beside each other: the whole run, in which every worker
-first imports torch, and the steady rate between the first and the last sample.
+Prints a table and saves it as JSON: the rate of the whole run, in which every worker first imports torch; the
+steady rate between the first and the last sample; and the processor time of one sample, which other programs on
+the machine disturb least.
 """
 
 import argparse
 import os
 import platform
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -32,9 +34,16 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def processor_seconds() -> float:
+    """Processor time of this process and of its ended children."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
 def measure(spec: WorldSpec, device: str, workers: int) -> dict[str, float]:
     """Write one world to a temporary folder and return its rates."""
     finished: list[float] = []
+    processor_before = processor_seconds()
     with tempfile.TemporaryDirectory(prefix="synth-speed-") as folder:
         started = time.perf_counter()
         out = Path(folder) / "world"
@@ -46,6 +55,7 @@ def measure(spec: WorldSpec, device: str, workers: int) -> dict[str, float]:
         "seconds": round(elapsed, 2),
         "samples_per_s": round(len(finished) / elapsed, 2),
         "steady_samples_per_s": round((len(finished) - 1) / (finished[-1] - finished[0]), 2),
+        "processor_s_per_sample": round((processor_seconds() - processor_before) / len(finished), 3),
         "mb_per_sample": round(size / len(finished) / 1e6, 2),
     }
 

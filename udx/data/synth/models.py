@@ -258,7 +258,7 @@ def construction_vehicle(rng: Generator) -> Model:
     stick = Solid(Primitive.BLOCK, (3.3, 0.1, 1.85), (0.16, 0.14, 1.15), yellow, Surface.PAINT)
     solids = [
         *(
-            _block((-1.9, 1.9), (y - 0.3, y + 0.3), (0.0, 0.85), BLACK, Surface.RUBBER, (0.15, 0.15, 0))
+            _block((-1.9, 1.9), (y - 0.3, y + 0.3), (0.0, 0.85), BLACK, Surface.RUBBER, (0.07, 0.07, 0))
             for y in (-1.05, 1.05)
         ),
         _block((-1.2, 1.2), (-0.8, 0.8), (0.4, 1.0), DARK),

@@ -37,6 +37,7 @@ from udx.data.synth.shade import (
     scene_directions,
     sky_colour,
     solid_colour,
+    through_haze,
 )
 from udx.data.synth.street import Scene
 from udx.geometry.arrays import ByteArray, Float32Array, FloatArray
@@ -46,6 +47,9 @@ SHADOW_CELL_M: Final = 0.16
 SHADOW_REACH_M: Final = 60.0
 ZENITH_CELL_M: Final = 0.25
 ZENITH_REACH_M: Final = 40.0
+CHUNK_RAYS: Final = 1 << 18
+"""Rays shaded at once: bounds the memory that large images take."""
+
 RANGE_NOISE_M: Final = 0.012
 WEAKEST_RETURN: Final = 2e-4
 """Intensity × cosine of incidence / distance², below which no echo comes back."""
@@ -156,29 +160,39 @@ class Renderer:
         return torch.where((solid >= 0) & (owner < len(self.scene.actors)), owner, -1)
 
     def _photographs(self, frame: "_Frame", light: Light, rays: int, random: torch.Generator) -> ByteArray:
-        solid = frame.hits.distance_N[:rays] < frame.ground_N[:rays]
-        ground = ~solid & (frame.ground_N[:rays] < torch.inf)
+        on_solid = frame.hits.distance_N[:rays] < frame.ground_N[:rays]
+        on_ground = ~on_solid & (frame.ground_N[:rays] < torch.inf)
         radiance = torch.empty(rays, 3, device=self.device)
-        seen = contacts(self.bundle, frame.posed, frame.hits, torch.nonzero(solid).squeeze(1), frame.directions_N3)
-        seen = self._at_the_maps_moment(seen, frame.posed)
-        origins = ray_origins(self.bundle, frame.posed)
-        haze = light.colour("horizon_colour") * 0.8
-        directions = frame.directions_N3
-        ray = torch.nonzero(ground).squeeze(1)
-        distance = frame.ground_N[ray]
-        points = origins[self.bundle.view_N[ray]] + directions[ray] * distance[:, None]
-        for index, colour, away in (
-            (seen.ray_M, solid_colour(light, self.scene.solids, seen, directions[seen.ray_M]), seen.distance_M),
-            (ray, ground_colour(light, self.scene, points, distance), distance),
+        for kind, colour_of in (
+            (on_solid, self._solid_radiance),
+            (on_ground, self._ground_radiance),
+            (~(on_solid | on_ground), self._sky_radiance),
         ):
-            clear = torch.exp(-away / light.lighting.haze_m)[:, None]
-            radiance[index] = colour * clear + haze * (1 - clear)
-        sky = torch.nonzero(~solid & ~ground).squeeze(1)
-        radiance[sky] = sky_colour(light, directions[sky])
+            for ray in torch.nonzero(kind).squeeze(1).split(CHUNK_RAYS):
+                radiance[ray] = colour_of(frame, light, ray)
         soft = _soften(radiance.view(-1, *self.image_shape, 3))
         noise = torch.randn(soft.shape, generator=random, device=self.device)
         image: ByteArray = photograph(soft, noise, light.lighting.exposure).cpu().numpy()
         return image
+
+    def _solid_radiance(self, frame: "_Frame", light: Light, ray: torch.Tensor) -> torch.Tensor:
+        seen = contacts(self.bundle, frame.posed, frame.hits, ray, frame.directions_N3)
+        seen = self._at_the_maps_moment(seen, frame.posed)
+        colour = solid_colour(light, self.scene.solids, seen, frame.directions_N3[ray])
+        return through_haze(light, colour, seen.distance_M)
+
+    def _ground_radiance(self, frame: "_Frame", light: Light, ray: torch.Tensor) -> torch.Tensor:
+        points, distance = self._ground_points(frame, ray)
+        return through_haze(light, ground_colour(light, self.scene, points, distance), distance)
+
+    def _sky_radiance(self, frame: "_Frame", light: Light, ray: torch.Tensor) -> torch.Tensor:
+        return sky_colour(light, frame.directions_N3[ray])
+
+    def _ground_points(self, frame: "_Frame", ray: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Points (M, 3) of the scene where rays meet the ground, and their distances."""
+        distance = frame.ground_N[ray]
+        origins = ray_origins(self.bundle, frame.posed)[self.bundle.view_N[ray]]
+        return origins + frame.directions_N3[ray] * distance[:, None], distance
 
     def _at_the_maps_moment(self, seen: Contacts, posed: Posed) -> Contacts:
         """Shift hits on movers to where they are when the shadow map is taken, a few hundredths of a second later."""
@@ -217,9 +231,7 @@ class Renderer:
         cosine[index] = (frame.directions_N3[rays[index]] * seen.normal_M3).sum(1).abs()
         index = torch.nonzero(~on_solid & (frame.ground_N[rays] < LIDAR_RANGE_M)).squeeze(1)
         ray = rays[index]
-        distance = frame.ground_N[ray]
-        origins = ray_origins(self.bundle, frame.posed)[self.bundle.view_N[ray]]
-        points = origins + frame.directions_N3[ray] * distance[:, None]
+        points, distance = self._ground_points(frame, ray)
         albedo, paint = ground_surface(self.scene, self.noise, points[:, :2], distance)
         intensity[index] = 90 * albedo[:, 0] + 50 * paint
         cosine[index] = frame.directions_N3[ray, 2].abs()

@@ -210,7 +210,7 @@ def solid_colour(light: Light, solids: SolidArrays, seen: Contacts, directions_M
     shiny = torch.nonzero((surface == Surface.PAINT) | (surface == Surface.GLASS)).squeeze(1)
     glass = (surface[shiny] == Surface.GLASS)[:, None]
     grazing = (1 - (directions_M3[shiny] * seen.normal_M3[shiny]).sum(1).abs()).clamp(0, 1).pow(3)[:, None]
-    strength = torch.where(glass, 0.3 + 0.5 * grazing, 0.05 + 0.35 * grazing)
+    strength = torch.where(glass, 0.13 + 0.5 * grazing, 0.05 + 0.35 * grazing)
     up = mirror[shiny, 2:]
     reflected = torch.where(up > 0.06, light.colour("sky_colour") * 0.4 + light.colour("horizon_colour") * 0.4, 0.12)
     to_sun = torch.tensor(light.lighting.to_sun, dtype=torch.float32, device=device)
@@ -331,6 +331,12 @@ def open_sky_map(depth_HW: Tensor, tallest_m: float = 4.0) -> Tensor:
     blurred = torch.nn.functional.avg_pool2d(covered, 5, stride=1, padding=2)
     blurred = torch.nn.functional.avg_pool2d(blurred, 3, stride=1, padding=1)
     return 1 - torch.maximum(blurred, 0.8 * covered)[0, 0]
+
+
+def through_haze(light: Light, radiance_M3: Tensor, distance_M: Tensor) -> Tensor:
+    """Radiance (M, 3) after ``distance_M`` of air that takes on the horizon's colour."""
+    clear = torch.exp(-distance_M / light.lighting.haze_m)[:, None]
+    return radiance_M3 * clear + light.colour("horizon_colour") * (0.8 * (1 - clear))
 
 
 def photograph(radiance_N3: Tensor, noise_N3: Tensor, exposure: float) -> Tensor:

@@ -414,5 +414,5 @@ def _lighting(rng: Generator) -> Lighting:
         sky_colour=sky,
         horizon_colour=horizon,
         haze_m=float(rng.uniform(250, 700) if weather < 2 else rng.uniform(130, 350)),
-        exposure=float(rng.uniform(0.75, 1.15)),
+        exposure=float(rng.uniform(0.85, 1.3)),
     )
