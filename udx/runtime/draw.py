@@ -12,11 +12,12 @@ from udx.data.frame import KeyFrame
 from udx.data.images import opened
 from udx.data.points import accumulate
 from udx.geometry import CLASSES, CameraRig
-from udx.geometry.arrays import Float32Array, FloatArray
+from udx.geometry.arrays import ByteArray, Float32Array, FloatArray
 from udx.geometry.boxes import box_corners
 from udx.runtime.wireframe import wireframes
 
 Colour = tuple[int, int, int]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 CLASS_COLOURS: Final[tuple[Colour, ...]] = (
     (255, 158, 0),  # car
@@ -43,7 +44,7 @@ SMOOTHING: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Outlines:
+class Outlines:
     """Boxes of one kind and how to draw them; a width of 1 is that of the ground truth."""
 
     boxes_N9: FloatArray
@@ -93,7 +94,7 @@ def draw_frame(
     return canvas
 
 
-def draw_camera(path: Path, rig: CameraRig, camera: int, layers: list[_Outlines], size: tuple[int, int]) -> Image.Image:
+def draw_camera(path: Path, rig: CameraRig, camera: int, layers: list[Outlines], size: tuple[int, int]) -> Image.Image:
     """Draw the boxes that one camera sees on its image, which is scaled to fit ``size``."""
     with opened(path) as file:
         own_size = file.size
@@ -119,13 +120,13 @@ def draw_camera(path: Path, rig: CameraRig, camera: int, layers: list[_Outlines]
     return tile
 
 
-def _layers(keyframe: KeyFrame, detections: Detections | None, *, score: float, truth: bool) -> list[_Outlines]:
+def _layers(keyframe: KeyFrame, detections: Detections | None, *, score: float, truth: bool) -> list[Outlines]:
     """Ground truth first, so that detections lie on top of it."""
     layers = []
     if truth and len(keyframe.annotations):
         boxes = keyframe.annotations.boxes_N9
         layers.append(
-            _Outlines(boxes_N9=boxes, colours=[TRUTH_COLOUR] * len(boxes), captions=[""] * len(boxes), width=1.0)
+            Outlines(boxes_N9=boxes, colours=[TRUTH_COLOUR] * len(boxes), captions=[""] * len(boxes), width=1.0)
         )
     if detections is not None:
         shown = detections.above(score)
@@ -134,7 +135,7 @@ def _layers(keyframe: KeyFrame, detections: Detections | None, *, score: float, 
             for label, value in zip(shown.labels_K, shown.scores_K, strict=True)
         ]
         layers.append(
-            _Outlines(
+            Outlines(
                 boxes_N9=shown.boxes_K9.astype(np.float64),
                 colours=[CLASS_COLOURS[label] for label in shown.labels_K],
                 captions=captions,
@@ -144,7 +145,7 @@ def _layers(keyframe: KeyFrame, detections: Detections | None, *, score: float, 
     return layers
 
 
-def _draw_map(points_M5: Float32Array, layers: list[_Outlines], reach_m: float, side: int) -> Image.Image:
+def _draw_map(points_M5: Float32Array, layers: list[Outlines], reach_m: float, side: int) -> Image.Image:
     """Seen from above: x (forward) points up, y (left) points left; points by height, blue low and yellow high."""
     large = side * SMOOTHING
     scale = large / (2 * reach_m)
@@ -175,9 +176,7 @@ def _draw_footprint(
     pen.line([*uv.mean(axis=0).tolist(), *front.tolist()], fill=colour, width=width)
 
 
-def _point_raster(
-    points_M5: Float32Array, reach_m: float, large: int
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _point_raster(points_M5: Float32Array, reach_m: float, large: int) -> ByteArray:
     raster = np.empty((large, large, 3), np.uint8)
     raster[:] = (24, 28, 36)
     near = points_M5[(np.abs(points_M5[:, :2]) < reach_m).all(axis=1)]
@@ -211,9 +210,7 @@ def _draw_legend(
     pen.text((canvas.width - band * 0.4 - pen.textlength(said, font=font), y - band * 0.06), said, fill=SOFT, font=font)
 
 
-def _label(
-    pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: Colour, font: ImageFont.ImageFont
-) -> None:
+def _label(pen: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: Colour, font: Font) -> None:
     """Write above a box's upper left corner, on a dark plate, within the image."""
     left, _, right, bottom = pen.textbbox((0, 0), text, font=font)
     x, y = max(0.0, corner[0]), max(0.0, corner[1] - bottom - 4)
@@ -221,5 +218,5 @@ def _label(
     pen.text((x + 3, y + 1), text, fill=colour, font=font)
 
 
-def _font(size_px: int) -> ImageFont.ImageFont:
-    return ImageFont.load_default(max(9, size_px))  # type: ignore[return-value]  # Pillow's own stub is too wide
+def _font(size_px: int) -> Font:
+    return ImageFont.load_default(max(9, size_px))
