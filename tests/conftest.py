@@ -17,3 +17,13 @@ def keyframe_root() -> Path:
     if not KEYFRAME_ROOT.is_dir():
         pytest.skip(f"the real nuScenes keyframe is not at {KEYFRAME_ROOT}")
     return KEYFRAME_ROOT
+
+
+@pytest.fixture(scope="session")
+def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic dataroot: two scenes of three keyframes, one scene in each of the splits train and val."""
+    from udx.data.synth import WorldSpec, write_world
+
+    root = tmp_path_factory.mktemp("world") / "synth"
+    write_world(root, WorldSpec(scenes=2, samples=3, seed=1, sweeps=0, image_width_px=128, val_fraction=0.5), workers=1)
+    return root
