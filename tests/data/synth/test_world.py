@@ -246,3 +246,28 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_impossible_worlds_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(UdxError, match="choose another"):
         WorldSpec(**change)  # type: ignore[arg-type]
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UdxError, match="torch cannot use the device 'cuda:99' here"):
+        write_world(tmp_path / "world", TINY, device="cuda:99")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures.process import BrokenProcessPool
+
+    def die(*_: object) -> None:
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    monkeypatch.setattr(world, "_write_keyframe", die)
+    with pytest.raises(UdxError, match="fewer workers"):
+        write_world(tmp_path / "world", TINY, workers=1)
+
+
+def test_importing_the_world_imports_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, udx.data.synth; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

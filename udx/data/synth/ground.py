@@ -80,7 +80,7 @@ def ground_surface(scene: Scene, texture: Tensor, xy_M2: Tensor, distance_M: Ten
     slab = (torch.maximum(_line(s % 1.5, 0.75, 0.05, long_blur), _line(side % 1.5, 0.75, 0.05, blur)) * ~on_road) * 0.4
     colours = _blend(colours, slab * (side < PAVEMENT_END_M), (0.12, 0.12, 0.11))
     colours = _blend(colours, _line(side, KERB_M + 0.12, 0.28, blur), KERB)
-    dashes = ((4.5 + long_blur / 2 - (s % 9.0 - 4.5).abs() - 3.0) / long_blur).clamp(0, 1)
+    dashes = _line(s % 9.0, 4.5, 3.0, long_blur)
     white = _line(side, LANE_WIDTH_M, 0.15, blur) * dashes
     white = torch.maximum(white, _line(side, ROAD_EDGE_M, 0.14, blur))
     bays = _line(side, BAY_EDGE_M, 0.1, blur)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 
 from udx.data.synth.solids import Colour, Primitive, Solid, Surface, Vector, bounds_of, turned
+from udx.geometry.arrays import FloatArray
 
 BLACK: Final[Colour] = (0.02, 0.02, 0.022)
 DARK: Final[Colour] = (0.05, 0.05, 0.055)
@@ -50,7 +51,7 @@ def _model(category: str, solids: Sequence[Solid]) -> Model:
     return Model(category=category, solids=moved, size_lwh_m=_vector(high - low))
 
 
-def _vector(values: Sequence[float] | np.ndarray) -> Vector:  # type: ignore[type-arg]
+def _vector(values: Sequence[float] | FloatArray) -> Vector:
     x, y, z = (float(value) for value in values)
     return x, y, z
 

@@ -30,7 +30,7 @@ SHOWCASE_M: Final = (5.0, 28.0)
 """Where along the road one object of every class begins, so that the first keyframe shows them all."""
 
 EGO_FOOTPRINT_M: Final = (5.0, 2.1)
-TALLEST_SWAY_RAD: Final = 0.006
+MAX_SWAY_RAD: Final = 0.006
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Scene:
     def scene_T_ego(self, time_s: float) -> FloatArray:
         """4×4 pose of the ego vehicle, which leans a little as it drives."""
         pose = self._pose(self.ego, np.array(time_s))
-        sway = TALLEST_SWAY_RAD * np.sin(np.array([2.1, 1.3]) * time_s + self.sway_phase_rad)
+        sway = MAX_SWAY_RAD * np.sin(np.array([2.1, 1.3]) * time_s + self.sway_phase_rad)
         roll, pitch = (np.eye(4) for _ in range(2))
         roll[1:3, 1:3] = [[np.cos(sway[0]), -np.sin(sway[0])], [np.sin(sway[0]), np.cos(sway[0])]]
         pitch[:3:2, :3:2] = [[np.cos(sway[1]), np.sin(sway[1])], [-np.sin(sway[1]), np.cos(sway[1])]]

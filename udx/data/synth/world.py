@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -123,10 +123,12 @@ def write_world(
         progress: called with the number of keyframes written and of all keyframes.
 
     Raises:
-        UdxError: ``out`` is not empty, or cannot be written.
+        UdxError: ``out`` is not empty, or cannot be written; the device is not there; a worker was killed.
     """
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UdxError(f"{out} exists and is not an empty folder; remove it or choose another")
+    _require_device(device)
     growing = out.with_name(f".{out.name}.part")
     try:
         _start_or_resume(growing, spec)
@@ -138,6 +140,20 @@ def write_world(
     except OSError as error:
         reason = error.strerror or str(error)
         raise UdxError(f"cannot write {out}: {reason}; free some space or choose another path") from error
+    except BrokenExecutor as error:
+        raise UdxError(
+            f"a process that renders {out} was killed, most often for want of memory; "
+            "run the same command again with fewer workers and it goes on from there"
+        ) from error
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UdxError(f"torch cannot use the device {device!r} here; render with device 'cpu'") from error
 
 
 def _start_or_resume(growing: Path, spec: WorldSpec) -> None:
