@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from udx.geometry import CameraRig
@@ -93,6 +93,7 @@ def test_segments_are_cut_at_the_image_edge() -> None:
     assert len(kept) == 3
 
 
+@example([0.0, 0.0, 5e-324, 0.0])
 @given(st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
 def test_whatever_is_clipped_lies_within(ends: list[float]) -> None:
     kept = clip_to_image(np.array([ends]), 64, 48).reshape(-1, 2)

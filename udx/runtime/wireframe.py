@@ -70,7 +70,7 @@ def clip_to_image(segments_S4: FloatArray, width_px: int, height_px: int) -> Flo
     enter, leave = np.zeros(len(segments_S4)), np.ones(len(segments_S4))
     outside: NDArray[np.bool_] = np.zeros(len(segments_S4), bool)
     for axis in (0, 1):
-        still = along[:, axis] == 0
+        still = np.abs(along[:, axis]) < 1e-9  # dividing by less could overflow
         step = np.where(still, 1.0, along[:, axis])
         at_low, at_high = (low[axis] - start[:, axis]) / step, (high[axis] - start[:, axis]) / step
         enter = np.where(still, enter, np.maximum(enter, np.minimum(at_low, at_high)))
