@@ -43,8 +43,8 @@ from udx.data.synth.street import Scene
 from udx.geometry.arrays import ByteArray, Float32Array, FloatArray
 from udx.geometry.se3 import inverse
 
-SHADOW_CELL_M: Final = 0.16
-SHADOW_REACH_M: Final = 60.0
+SHADOW_CELL_M: Final = 0.18
+SHADOW_REACH_M: Final = 55.0
 ZENITH_CELL_M: Final = 0.25
 ZENITH_REACH_M: Final = 40.0
 CHUNK_RAYS: Final = 1 << 18

@@ -62,13 +62,14 @@ def contacts(bundle: Bundle, posed: Posed, hits: Hits, ray_M: Tensor, directions
     """Work out point and normal of the hits of some rays."""
     solids, device = posed.solids, bundle.device
     solid, view = hits.solid_N[ray_M], bundle.view_N[ray_M]
-    matrix = _rows(posed.local_T_sensor_VS34.reshape(-1, 12), view * len(solids) + solid, device).view(-1, 3, 4)
+    row = view * len(solids) + solid
+    matrix = _rows(posed.local_T_sensor_VS34.reshape(-1, 12), row, device).view(-1, 3, 4)
     distance = hits.distance_N[ray_M]
     sensor = bundle.sensor_directions_3N[:, ray_M].T * distance[:, None]
     unit = torch.einsum("mij,mj->mi", matrix[:, :, :3], sensor) + matrix[:, :, 3]
     gradient, axis = _gradient(solids, solid, unit)
     half = _rows(solids.half_S3, solid, device)
-    rotation = _rows(posed.scene_R_local_VS33.reshape(-1, 9), view * len(solids) + solid, device).view(-1, 3, 3)
+    rotation = _rows(posed.scene_R_local_VS33.reshape(-1, 9), row, device).view(-1, 3, 3)
     normal = torch.einsum("mij,mj->mi", rotation, gradient / half)
     return Contacts(
         ray_M=ray_M,
@@ -128,16 +129,17 @@ class DepthMap:
         """(M,) 1 where the eye sees the point, 0 where something stands between, blurred by bilinear weights."""
         row, column, distance = self.look_up(points_M3)
         height, width = self.lattice.shape
+        # A margin of open sky takes all points outside the picture, so that no tap needs a bounds check.
+        open_sky = torch.nn.functional.pad(self.depth_HW, (1, 2, 1, 2), value=torch.inf).view(-1)
+        row, column = (row + 1).clamp(0, height + 1), (column + 1).clamp(0, width + 1)
         row0, column0 = torch.floor(row), torch.floor(column)
-        share = torch.zeros_like(row)
-        for dr in (0, 1):
-            for dc in (0, 1):
-                weight = (1 - (row - row0 - dr).abs()) * (1 - (column - column0 - dc).abs())
-                r, c = (row0 + dr).to(torch.int64), (column0 + dc).to(torch.int64)
-                inside = (r >= 0) & (r < height) & (c >= 0) & (c < width)
-                depth = self.depth_HW.view(-1)[(r.clamp(0, height - 1) * width + c.clamp(0, width - 1))]
-                share += weight * ((depth > distance - _SHADOW_BIAS_M) | ~inside)
-        return share
+        down, right = row - row0, column - column0
+        corner = row0.to(torch.int64) * (width + 3) + column0.to(torch.int64)
+        limit = distance - _SHADOW_BIAS_M
+        lit = [(open_sky[corner + step] > limit).to(torch.float32) for step in (0, 1, width + 3, width + 4)]
+        upper = lit[0] + right * (lit[1] - lit[0])
+        lower = lit[2] + right * (lit[3] - lit[2])
+        return upper + down * (lower - upper)
 
 
 def far_eye(to_eye: FloatArray, focus: FloatArray, cell_m: float, reach_m: float) -> tuple[Pinhole, FloatArray]:

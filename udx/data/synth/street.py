@@ -46,6 +46,16 @@ class Road:
         y = radius - (radius - d_m) * np.cos(angle)
         return np.stack(np.broadcast_arrays(x, y, angle), axis=-1)
 
+    def poses(self, s_m: FloatArray, d_m: FloatArray, yaw_rad: FloatArray) -> FloatArray:
+        """(N, 4, 4): ``scene_T_object`` of objects on the ground, their yaw relative to the road's heading."""
+        x, y, heading = self.to_scene(s_m, d_m).T
+        cos, sin = np.cos(heading + yaw_rad), np.sin(heading + yaw_rad)
+        poses = np.tile(np.eye(4), (len(s_m), 1, 1))
+        poses[:, :2, 0] = np.stack([cos, sin], axis=-1)
+        poses[:, :2, 1] = np.stack([-sin, cos], axis=-1)
+        poses[:, :2, 3] = np.stack([x, y], axis=-1)
+        return poses
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Track:
@@ -116,7 +126,8 @@ class Scene:
 
     def scene_T_ego(self, time_s: float) -> FloatArray:
         """4×4 pose of the ego vehicle, which leans a little as it drives."""
-        pose = self._pose(self.ego, np.array(time_s))
+        s, d = self.ego.at(np.array([time_s]))
+        pose = self.road.poses(s, d, np.array([self.ego.yaw_rad]))[0]
         sway = MAX_SWAY_RAD * np.sin(np.array([2.1, 1.3]) * time_s + self.sway_phase_rad)
         roll, pitch = (np.eye(4) for _ in range(2))
         roll[1:3, 1:3] = [[np.cos(sway[0]), -np.sin(sway[0])], [np.sin(sway[0]), np.cos(sway[0])]]
@@ -125,12 +136,17 @@ class Scene:
 
     def poses(self, time_s: float) -> FloatArray:
         """(O, 4, 4): ``scene_T_object`` of all actors, then of the fixed street."""
-        moving = [self._pose(actor.track, np.array(time_s)) for actor in self.actors]
-        return np.concatenate([np.array(moving).reshape(-1, 4, 4), self.fixed_poses_F44])
+        poses: FloatArray = np.concatenate([self.actor_poses(time_s), self.fixed_poses_F44])
+        return poses
 
     def actor_poses(self, time_s: float) -> FloatArray:
         """(A, 4, 4): ``scene_T_object`` of the actors."""
-        return self.poses(time_s)[: len(self.actors)]
+        tracks = [actor.track for actor in self.actors]
+        return self.road.poses(
+            np.array([track.s_m + track.speed_s_mps * time_s for track in tracks]),
+            np.array([track.d_m + track.speed_d_mps * time_s for track in tracks]),
+            np.array([track.yaw_rad for track in tracks]),
+        )
 
     def actor_velocities(self, time_s: float) -> FloatArray:
         """(A, 2): velocity of the actors in the scene's frame, m/s."""
@@ -138,12 +154,6 @@ class Scene:
         later, earlier = self.actor_poses(time_s + step), self.actor_poses(time_s - step)
         velocity: FloatArray = (later[:, :2, 3] - earlier[:, :2, 3]) / (2 * step)
         return velocity
-
-    def _pose(self, track: Track, time_s: FloatArray) -> FloatArray:
-        x, y, heading = self.road.to_scene(*track.at(time_s))
-        pose = yaw_rotation(float(heading + track.yaw_rad))
-        pose[:2, 3] = x, y
-        return pose
 
 
 class _Street:
@@ -202,7 +212,7 @@ def make_scene(rng: Generator, duration_s: float) -> Scene:
     crossings = tuple(street.near_path() for _ in range(max(1, round(share))))
     _add_pedestrians(street, share, crossings)
     fixed = _buildings(rng, street) + _furniture(rng, street)
-    poses = [_fixed_pose(road, s, d, yaw) for s, d, yaw, _ in fixed]
+    s, d, yaw = np.array([place for *place, _ in fixed]).T
     parts: list[tuple[Solid, ...]] = [actor.model.solids for actor in street.actors]
     heading = yaw_rotation(float(rng.uniform(-np.pi, np.pi)))
     return Scene(
@@ -211,7 +221,7 @@ def make_scene(rng: Generator, duration_s: float) -> Scene:
         sway_phase_rad=float(rng.uniform(0, 6)),
         actors=tuple(street.actors),
         solids=SolidArrays.of([*parts, *(solids for *_, solids in fixed)]),
-        fixed_poses_F44=np.array(poses),
+        fixed_poses_F44=road.poses(s, d, yaw),
         lighting=_lighting(rng),
         crossings_s_m=crossings,
         texture_seed=int(rng.integers(2**31)),
@@ -227,13 +237,6 @@ def _on_the_map(road: Road, heading: FloatArray, street: _Street) -> FloatArray:
     placed = heading.copy()
     placed[:2, 3] = np.ceil(20.0 - low)
     return placed
-
-
-def _fixed_pose(road: Road, s_m: float, d_m: float, yaw_rad: float) -> FloatArray:
-    x, y, heading = road.to_scene(np.array(s_m), np.array(d_m))
-    pose = yaw_rotation(float(heading + yaw_rad))
-    pose[:2, 3] = x, y
-    return pose
 
 
 def _add_roadworks(street: _Street, sites: int) -> None:
