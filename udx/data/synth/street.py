@@ -132,7 +132,8 @@ class Scene:
         roll, pitch = (np.eye(4) for _ in range(2))
         roll[1:3, 1:3] = [[np.cos(sway[0]), -np.sin(sway[0])], [np.sin(sway[0]), np.cos(sway[0])]]
         pitch[:3:2, :3:2] = [[np.cos(sway[1]), np.sin(sway[1])], [-np.sin(sway[1]), np.cos(sway[1])]]
-        return pose @ pitch @ roll
+        leaning: FloatArray = pose @ pitch @ roll
+        return leaning
 
     def poses(self, time_s: float) -> FloatArray:
         """(O, 4, 4): ``scene_T_object`` of all actors, then of the fixed street."""
