@@ -7,7 +7,7 @@ import numpy as np
 from udx.data.detections import Detections
 from udx.geometry.boxes import wrap_angle
 
-TIE = 1e-4
+TIE = 1e-6
 """Boxes whose score is this close to the last one's may be in one list and not in the other."""
 
 
