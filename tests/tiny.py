@@ -30,8 +30,9 @@ def tiny_detector(modality: Modality, low_channels: int = 8) -> DetectorConfig:
             backbone="resnet",
             settings={
                 "layer_type": "basic",
-                "embedding_size": 8,
-                "hidden_sizes": [8, 8, 16, 16],
+                # No narrower: in strided 1×1 convolutions of 8 channels, channels last, oneDNN reads out of bounds.
+                "embedding_size": 16,
+                "hidden_sizes": [16, 16, 16, 16],
                 "depths": [1, 1, 1, 1],
                 "out_features": ["stage2", "stage3"],
             },

@@ -45,29 +45,27 @@ class CenterHeadConfig:
 
 
 class CenterHead(nn.Module):
-    """A shared convolution, then per task one convolution for the heatmap and one for the regression maps."""
+    """A shared convolution, then for every task one for its heatmap and one for its regression maps.
+
+    The tasks' own convolutions are computed as one, which is the same and faster than many narrow ones.
+    """
 
     def __init__(self, config: CenterHeadConfig, channels_in: int) -> None:
         super().__init__()
+        tasks, width = len(TASKS), config.task_channels
+        self.task_channels = width
         self.shared = conv_bn_relu(channels_in, config.shared_channels)
-        self.heatmaps = nn.ModuleList(
-            _branch(config.shared_channels, config.task_channels, len(classes)) for classes in TASKS
-        )
-        self.regressions = nn.ModuleList(
-            _branch(config.shared_channels, config.task_channels, REGRESSION_CHANNELS) for _ in TASKS
-        )
-        for branch in self.heatmaps:
-            nn.init.constant_(branch[-1].bias, RARE_FOREGROUND_BIAS)  # type: ignore[index]
+        self.branches = conv_bn_relu(config.shared_channels, 2 * tasks * width)
+        self.heatmaps = nn.ModuleList(nn.Conv2d(width, len(classes), 1) for classes in TASKS)
+        self.regression = nn.Conv2d(tasks * width, tasks * REGRESSION_CHANNELS, 1, groups=tasks)
+        for heatmap in self.heatmaps:
+            nn.init.constant_(heatmap.bias, RARE_FOREGROUND_BIAS)  # type: ignore[arg-type]
         by_task = [CLASSES.index(name) for classes in TASKS for name in classes]
         self.class_order = [by_task.index(label) for label in range(len(CLASSES))]
 
     def forward(self, high_BCHW: Float[Tensor, "B C H W"]) -> HeadMaps:
         """Heatmap logits in the order of ``CLASSES``; regression maps task by task."""
-        shared = self.shared(high_BCHW)
-        by_task = torch.cat([branch(shared) for branch in self.heatmaps], dim=1)
-        regression = torch.cat([branch(shared) for branch in self.regressions], dim=1)
-        return HeadMaps(by_task[:, self.class_order], regression)
-
-
-def _branch(channels_in: int, channels: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(conv_bn_relu(channels_in, channels), nn.Conv2d(channels, channels_out, 1))
+        of_heatmaps, of_regression = self.branches(self.shared(high_BCHW)).chunk(2, dim=1)
+        task_maps = of_heatmaps.split(self.task_channels, dim=1)
+        by_task = torch.cat([conv(maps) for conv, maps in zip(self.heatmaps, task_maps, strict=True)], dim=1)
+        return HeadMaps(by_task[:, self.class_order], self.regression(of_regression))

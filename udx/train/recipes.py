@@ -87,7 +87,7 @@ def nano(modality: Modality) -> RunConfig:
             bev_encoder=BevEncoderConfig(
                 channels=(64, 128), strides=(2, 2), convolutions=(2, 2), out_channels=(32, 32)
             ),
-            head=CenterHeadConfig(shared_channels=32, task_channels=16),
+            head=CenterHeadConfig(shared_channels=32, task_channels=12),
             max_boxes=200,
         ),
         train=TrainConfig(

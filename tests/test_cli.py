@@ -1,0 +1,191 @@
+"""The command line: its surface is frozen, a user's error is one sentence and exit status 2, and the road is whole."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from udx import cli
+from udx.data.nuscenes import open_dataroot
+
+VERBS = {
+    "data synth": {"--scenes", "--samples", "--seed", "--sweeps", "--width", "--device"},
+    "data check": {"--version", "--files", "--json"},
+    "train": {
+        "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--init", "--out",
+        "--epochs", "--seed", "--resume", "--set", "--json",
+    },
+    "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
+    "export": {"--student", "--run", "--out", "--json"},
+    "bench": {
+        "--engine", "--against", "--backend", "--data", "--version", "--split", "--blocks", "--warmup", "--margin",
+        "--threads", "--json", "--html",
+    },
+    "predict": {"--engine", "--data", "--version", "--sample", "--backend", "--score", "--png", "--json"},
+}  # fmt: skip
+
+TINY = (
+    "train.workers=0",
+    "train.batch_size=2",
+    "detector.low_channels=8",
+    "detector.camera.neck_channels=8",
+    "detector.camera.context_channels=8",
+    'detector.camera.settings={"layer_type":"basic","embedding_size":16,"hidden_sizes":[16,16,16,16],"depths":[1,1,1,1],'
+    '"out_features":["stage2","stage3"]}',
+    "detector.bev_encoder.channels=[8,16]",
+    "detector.bev_encoder.convolutions=[0,0]",
+    "detector.bev_encoder.out_channels=[8,8]",
+    "detector.head.shared_channels=8",
+    "detector.head.task_channels=8",
+    "detector.max_boxes=50",
+)
+
+
+def udx(capsys, monkeypatch, *arguments) -> tuple[int, str, str]:
+    """Run a command line in this process: exit status, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["udx", *map(str, arguments)])
+    try:
+        cli.run()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_of_a_verb_are_frozen(verb):
+    command = cli.main
+    for name in verb.split():
+        command = command.commands[name]
+    options = {option for item in command.params for option in item.opts if option.startswith("--")}
+    assert options == VERBS[verb]
+
+
+def test_help_loads_nothing_heavy():
+    code = (
+        "import sys; from click.testing import CliRunner; from udx.cli import main; "
+        "assert CliRunner().invoke(main, ['train', '--help']).exit_code == 0; "
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'nuscenes', 'numpy', 'transformers'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--data", "nowhere"), "the dataroot nowhere is not a folder"),
+        (("train", "--recipe", "huge"), "no recipe 'huge'"),
+        (("train", "--set", "train.epochs"), "has no '='"),
+        (("train", "--set", "train.epoch=3"), "no field 'train.epoch'"),
+        (("train", "--set", "train.epochs=many"), "expected int, not 'many'"),
+        (("train", "--epochs", "0"), "at least 1"),
+        (("train", "--set", "detector.spec.grid.cell=0.7"), "not a whole number of 0.7 m cells"),
+        (("train", "--set", "train.precision=fp8"), "'fp8' is not one of"),
+        (("train", "--student", "radar"), "'radar' is not one of"),
+        (("eval",), "needs either --run or --engine"),
+        (("eval", "--run", "nowhere"), "there is no checkpoint"),
+        (("eval", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
+        (("bench", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
+        (("export", "--student", "cam", "--run", "nowhere"), "there is no checkpoint"),
+        (("export", "--student", "cam"), "no finished run of a cam detector"),
+        (("data", "synth", "world", "--scenes", "1"), "scenes from 2"),
+        (("data", "check", "nowhere"), "not a folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_status_2(capsys, monkeypatch, tmp_path, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train" and "--data" not in arguments:
+        (tmp_path / "empty").mkdir()
+        arguments = (*arguments, "--data", "empty")  # the mistake is found before the data is opened
+    status, _, error = udx(capsys, monkeypatch, *arguments)
+    assert status == 2
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
+    """Train a teacher by name, distil, evaluate run and engine alike, export, bench, predict."""
+    monkeypatch.chdir(tmp_path)
+    settings = [part for assignment in TINY for part in ("--set", assignment)]
+    source = ("--data", world_root)
+    teacher = tmp_path / "runs" / "teacher"
+    for run, more in (
+        (teacher, ("--student", "lidar")),
+        (tmp_path / "runs" / "student", ("--student", "cam", "--teacher", teacher)),
+    ):
+        status, out, error = udx(
+            capsys, monkeypatch, "train", *source, *more, "--out", run, "--epochs", 2, *settings, "--json", "m.json"
+        )
+        assert status == 0, error
+        assert "mAP" in out
+        assert json.loads(Path("m.json").read_text()) == json.loads((run / "metrics.json").read_text())
+
+    status, out, error = udx(capsys, monkeypatch, "export", "--student", "cam", "--json", "export.json")
+    assert status == 0, error
+    exported = json.loads(Path("export.json").read_text())
+    assert exported["manifest"]["teacher"]["modality"] == "lidar"
+    assert exported["parity"]["box"] < 1e-3
+
+    figures = {}
+    for name, what in (("run", ("--run", "runs/student")), ("engine", ("--engine", "student.onnx"))):
+        status, out, error = udx(capsys, monkeypatch, "eval", *what, *source, "--json", f"{name}.json")
+        assert status == 0, error
+        figures[name] = json.loads(Path(f"{name}.json").read_text())
+    assert figures["run"].keys() == {"mAP", "NDS", "per_class", "tp_errors"}
+    assert figures["run"]["mAP"] == pytest.approx(figures["engine"]["mAP"], abs=1e-6)
+    assert figures["run"]["NDS"] == pytest.approx(figures["engine"]["NDS"], abs=1e-4)
+
+    status, out, error = udx(
+        capsys, monkeypatch, "bench", "--engine", "student.onnx", "--against", "student.onnx", *source,
+        "--blocks", 3, "--warmup", 1, "--json", "bench.json", "--html", "bench.html",
+    )  # fmt: skip
+    assert status == 0, error
+    assert json.loads(Path("bench.json").read_text())["schema"].startswith("udx-bench/")
+
+    token = open_dataroot(world_root).sample[0]["token"]
+    status, out, error = udx(
+        capsys, monkeypatch, "predict", "--engine", "student.onnx", *source, "--sample", token[:12],
+        "--png", "boxes.png", "--json", "boxes.json", "--score", "0.0",
+    )  # fmt: skip
+    assert status == 0, error
+    assert Path("boxes.png").read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads(Path("boxes.json").read_text())["boxes"]) == 50
+
+
+def test_a_teacher_named_by_modality_is_found_or_trained(capsys, monkeypatch, tmp_path, world_root):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("udx.train.recipes.RECIPES", tiny := _tiny_recipes())
+    monkeypatch.setattr("udx.train.job.RECIPES", tiny)
+    common = ("train", "--data", world_root, "--student", "cam", "--teacher", "lidar")
+    status, _, error = udx(capsys, monkeypatch, *common, "--out", "runs/one")
+    assert status == 0, error
+    trained = Path("runs/nano-lidar/checkpoint.safetensors").stat().st_mtime_ns
+    status, _, error = udx(capsys, monkeypatch, *common, "--out", "runs/two")
+    assert status == 0, error
+    assert Path("runs/nano-lidar/checkpoint.safetensors").stat().st_mtime_ns == trained
+    assert {path.name for path in Path("runs").iterdir()} == {"nano-lidar", "one", "two"}
+
+
+def _tiny_recipes():
+    from tests.tiny import tiny_run
+
+    return {"nano": lambda modality: tiny_run(modality, epochs=1)}
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    from udx.errors import UdxError
+    from udx.files import write_with
+
+    def fill(partial):
+        partial.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UdxError, match="No space left on device; free some space"):
+        write_with(tmp_path / "file", fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
