@@ -28,3 +28,8 @@ lint: $(STAMP)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
+
+# On a machine with a CUDA device: every test marked gpu and every benchmark that uses one.
+gpu-check: $(STAMP)
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/synth_speed.py --device cuda --json benchmarks/results/synth_speed_cuda.json

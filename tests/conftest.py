@@ -27,3 +27,17 @@ def world_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world") / "synth"
     write_world(root, WorldSpec(scenes=2, samples=3, seed=1, sweeps=0, image_width_px=128, val_fraction=0.5), workers=1)
     return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device: run make gpu-check on a machine that has one")
+            )
