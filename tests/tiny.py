@@ -49,7 +49,7 @@ def tiny_detector(modality: Modality, low_channels: int = 8) -> DetectorConfig:
 
 def tiny_run(modality: Modality, epochs: int = 2, **train: object) -> RunConfig:
     config = nano(modality)
-    settings = {"epochs": epochs, "batch_size": 2, "workers": 0} | train
+    settings = {"epochs": epochs, "batch_size": 2, "workers": 0, "precision": "no"} | train
     return dataclasses.replace(
         config, detector=tiny_detector(modality), train=dataclasses.replace(config.train, **settings)
     )

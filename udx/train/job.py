@@ -90,7 +90,19 @@ def resolve_config(request: Request) -> RunConfig:
     assignments = [f"{field}={value}" for field, value in named.items() if value is not None]
     for assignment in (*assignments, *request.overrides):
         config = with_override(config, assignment)
+    if config.train.precision == "auto":
+        config = with_override(config, f"train.precision={native_precision()}")
     return config
+
+
+def native_precision() -> str:
+    """``bf16`` where this machine computes in it natively, else ``no``: emulated it would be slower than FP32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
 
 
 def open_data(request: Request, config: RunConfig, bar: Bar) -> Dataset:

@@ -30,7 +30,10 @@ class OptimiserConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """How long and on what: ``batch_size`` a process; ``precision`` as accelerate names it; ``seed`` of everything.
+    """How long and on what: ``batch_size`` a process; ``seed`` of everything.
+
+    ``precision`` is accelerate's name of the type that convolutions compute in; ``auto`` becomes ``bf16`` where the
+    machine has instructions for it, else ``no`` (FP32), before anything is trained or recorded. Weights stay FP32.
 
     A checkpoint is written every ``checkpoint_every_s`` seconds, on Ctrl-C, and at the end.
     """
@@ -39,7 +42,7 @@ class TrainConfig:
     batch_size: int
     optimiser: OptimiserConfig
     augmentation: AugmentationConfig | None
-    precision: Literal["no", "fp16", "bf16"] = "no"
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     workers: int = 1
     seed: int = 0
     checkpoint_every_s: float = 300.0
@@ -136,7 +139,6 @@ def small(modality: Modality) -> RunConfig:
             batch_size=8,
             optimiser=OptimiserConfig(learning_rate=1e-3),
             augmentation=_paper_augmentation(),
-            precision="bf16",
             workers=8,
         ),
         loss=DetectionLossConfig(),
@@ -172,7 +174,6 @@ def base(modality: Modality) -> RunConfig:
             batch_size=5,
             optimiser=OptimiserConfig(learning_rate=2e-4 if modality == "cam" else 1e-3),
             augmentation=_paper_augmentation(),
-            precision="bf16",
             workers=8,
         ),
         loss=DetectionLossConfig(),
