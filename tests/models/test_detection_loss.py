@@ -7,7 +7,7 @@ import torch
 from tests.models.test_decode import GRID, ideal_heads
 from udx.geometry import BevGrid
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS
-from udx.models.detection_loss import DetectionLossConfig, detection_loss, focal_loss
+from udx.models.detection_loss import DetectionLossConfig, depth_loss, detection_loss, focal_loss
 from udx.models.taps import HeadMaps
 
 BOX = torch.tensor([[10.3, -3.1, 0.7, 4.6, 1.9, 1.5, 0.5, 3.0, -1.0]])
@@ -51,3 +51,11 @@ def test_a_batch_without_boxes_has_a_loss_and_a_gradient():
     assert total.isfinite()
     assert heat.grad.abs().sum() > 0
     assert regression.grad.abs().sum() == 0
+
+
+def test_depth_loss_by_hand():
+    logits = torch.zeros(1, 1, 4, 1, 3)
+    logits[0, 0, 2, 0, 1] = math.log(5.0)  # p = 1/4 everywhere, but 5/8 for bin 2 of the second cell
+    target = torch.tensor([[[[0, 2, -1]]]])
+    assert math.isclose(depth_loss(logits, target).item(), (math.log(4) + math.log(8 / 5)) / 2, rel_tol=1e-6)
+    assert depth_loss(logits, torch.full((1, 1, 1, 3), -1)) == 0

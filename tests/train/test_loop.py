@@ -79,9 +79,23 @@ def test_the_log_names_every_term(make_job, tmp_path, teacher):
     (line,) = read_log(job.run.log)
     expected = {"step", "lr", "loss", "detection", "heatmap", "offset", "velocity", "feature", "relation", "response"}
     assert expected <= line.keys()
-    terms = ("heatmap", "offset", "z", "log_size", "heading", "velocity", "feature", "relation", "response")
+    terms = ["heatmap", "offset", "z", "log_size", "heading", "velocity", "feature", "relation", "response"]
+    terms += ["depth"] if "depth" in line else []
     assert line["loss"] == pytest.approx(sum(line[name] for name in terms), rel=1e-5)
     assert {"seconds", "memory_mb", "gradient_norm", "dropped_points", "feature_raw"} <= line.keys()
+
+
+def test_the_lidar_supervises_depth_only_if_asked(make_job, tmp_path):
+    config = make_job(tmp_path, "cam", epochs=1).config
+    supervised = dataclasses.replace(config, loss=dataclasses.replace(config.loss, depth=2.0))
+    unsupervised = dataclasses.replace(config, loss=dataclasses.replace(config.loss, depth=0.0))
+    lines = {}
+    for name, chosen in (("with", supervised), ("without", unsupervised)):
+        job = make_job(tmp_path / name, config=chosen)
+        train(job)
+        (lines[name],) = read_log(job.run.log)
+    assert lines["with"]["depth"] > 0
+    assert "depth" not in lines["without"]
 
 
 def test_the_teacher_is_left_as_it_was(make_job, tmp_path, teacher):

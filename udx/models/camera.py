@@ -64,16 +64,15 @@ class CameraEncoder(nn.Module):
         images_BNHW3: UInt8[Tensor, "B N H W 3"],
         pool_index_BP: Int[Tensor, "B P"],
         pool_offsets: Int[Tensor, "B cells1"],
-    ) -> Float[Tensor, "B C H W"]:
-        """Low BEV map on the grid; the pooling plan carries the calibration of every sample."""
+    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B N D h w"]]:
+        """Low BEV map on the grid, and depth logits; the pooling plan carries the calibration of every sample."""
         batch, cameras = images_BNHW3.shape[:2]
         features = self.perspective(images_BNHW3)
-        depth_logits, context = features.split([self.frustum.depth_bins, self.context_channels], dim=1)
-        depth_BNDhw = depth_logits.softmax(dim=1).unflatten(0, (batch, cameras))
-        context_BNhwC = context.permute(0, 2, 3, 1).unflatten(0, (batch, cameras))
+        features_BNFhw = features.unflatten(0, (batch, cameras))
+        depth_logits, context = features_BNFhw.split([self.frustum.depth_bins, self.context_channels], dim=2)
+        depth_BNDhw, context_BNhwC = depth_logits.softmax(dim=2), context.permute(0, 1, 3, 4, 2)
         pooled = bev_pool(depth_BNDhw.contiguous(), context_BNhwC.contiguous(), pool_index_BP, pool_offsets)
-        low: Tensor = self.to_low(pooled.transpose(1, 2).unflatten(2, self.grid.shape))
-        return low
+        return self.to_low(pooled.transpose(1, 2).unflatten(2, self.grid.shape)), depth_logits
 
     def perspective(self, images_BNHW3: Tensor) -> Tensor:
         """Depth logits and context (B·N, D + C, h, w) of all images."""

@@ -1,9 +1,9 @@
-"""Detection loss of the centre head: focal loss on heatmaps, L1 on the regression at box centres."""
+"""Detection loss: focal loss on heatmaps, L1 on the regression at box centres, and the cameras' depth."""
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from udx.geometry import BevGrid
@@ -14,11 +14,16 @@ from udx.models.targets import make_targets
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectionLossConfig:
-    """Weights of the terms; ``velocity`` multiplies on top of ``regression``, as in CenterPoint."""
+    """Weights of the terms; ``velocity`` multiplies on top of ``regression``, as in CenterPoint.
+
+    With ``depth`` above 0 the LiDAR supervises the cameras' depth in training (Li et al., "BEVDepth", AAAI 2023);
+    0 leaves depth to the boxes alone, as the detectors of the UniDistill paper do.
+    """
 
     heatmap: float = 1.0
     regression: float = 0.25
     velocity: float = 0.2
+    depth: float = 0.0
 
 
 def detection_loss(
@@ -40,6 +45,14 @@ def detection_loss(
         weight = config.regression * (config.velocity if name == "velocity" else 1.0)
         terms[name] = weight * error.sum()
     return terms
+
+
+def depth_loss(logits_BNDhw: Float[Tensor, "B N D h w"], target_BNhw: Int[Tensor, "B N h w"]) -> Float[Tensor, ""]:
+    """Cross entropy of the depth distributions where a bin is known (not negative); 0 where none is."""
+    known = target_BNhw >= 0
+    log_p = logits_BNDhw.float().log_softmax(dim=2)
+    of_target = log_p.gather(2, target_BNhw.clamp(min=0)[:, :, None]).squeeze(2)
+    return -(of_target * known).sum() / known.sum().clamp(min=1)
 
 
 def focal_loss(logits_BKHW: Float[Tensor, "B K H W"], target_BKHW: Float[Tensor, "B K H W"]) -> Float[Tensor, ""]:

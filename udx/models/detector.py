@@ -66,17 +66,17 @@ class Detector(nn.Module):
 
     def forward(self, inputs: DetectorInputs) -> Taps:
         """Low, high and head maps of a batch."""
-        low = self._low(inputs)
+        low, depth = self._low(inputs)
         high = self.bev_encoder(low)
-        return Taps(low, high, self.head(high))
+        return Taps(low, high, self.head(high), depth)
 
-    def _low(self, inputs: DetectorInputs) -> Tensor:
-        maps = []
+    def _low(self, inputs: DetectorInputs) -> tuple[Tensor, Tensor | None]:
+        maps, depth = [], None
         if self.lidar is not None:
             assert inputs.points is not None and inputs.num_points is not None
             maps.append(self.lidar(inputs.points, inputs.num_points))
         if self.camera is not None:
             assert inputs.images is not None and inputs.pool_index is not None and inputs.pool_offsets is not None
-            maps.append(self.camera(inputs.images, inputs.pool_index, inputs.pool_offsets))
-        low: Tensor = self.fusion(*maps) if self.fusion is not None else maps[0]
-        return low
+            low, depth = self.camera(inputs.images, inputs.pool_index, inputs.pool_offsets)
+            maps.append(low)
+        return (self.fusion(*maps) if self.fusion is not None else maps[0]), depth

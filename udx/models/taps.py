@@ -42,8 +42,12 @@ class DeclaredTaps:
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """The three places where detectors can be compared: BEV map before and after the BEV encoder, head maps."""
+    """The three places where detectors can be compared: BEV map before and after the BEV encoder, head maps.
+
+    A detector with cameras also yields the logits of their depth distributions.
+    """
 
     low_BCHW: Float[Tensor, "B C H W"]
     high_BCHW: Float[Tensor, "B C2 H2 W2"]
     heads: HeadMaps
+    depth_BNDhw: Float[Tensor, "B N D h w"] | None = None

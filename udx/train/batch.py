@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from udx.data.augment import Augmentation, AugmentationConfig
+from udx.data.depth import depth_targets
 from udx.data.frame import KeyFrame, Sample
 from udx.data.inputs import inputs_of
-from udx.data.load import load_sample, trainable
+from udx.data.load import load_points, load_sample, trainable
 from udx.data.spec import SensorSpec
 from udx.models.detector import DetectorInputs
 
@@ -21,7 +22,8 @@ class Batch:
     """B samples: the detector's inputs, boxes (B tensors (N_i, 9) in the BEV frame), labels (N_i,), sample tokens.
 
     ``teacher_inputs`` are the same samples, under the same augmentation, as the teacher reads them.
-    ``dropped_points`` counts the LiDAR points that did not fit the buffer.
+    ``dropped_points`` counts the LiDAR points that did not fit the buffer; ``depth_BNhw`` are the bins of
+    ``depth_targets``, if the cameras' depth is supervised.
     """
 
     inputs: DetectorInputs
@@ -30,6 +32,7 @@ class Batch:
     labels: list[Tensor]
     tokens: list[str]
     dropped_points: int
+    depth_BNhw: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor."""
@@ -47,6 +50,7 @@ class Batch:
             [labels.to(device, non_blocking=True) for labels in self.labels],
             self.tokens,
             self.dropped_points,
+            self.depth_BNhw if self.depth_BNhw is None else self.depth_BNhw.to(device, non_blocking=True),
         )
 
 
@@ -60,9 +64,10 @@ class KeyFrames(Dataset[Batch]):
         teacher_spec: SensorSpec | None = None,
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
+        with_depth: bool = False,
     ) -> None:
         self.keyframes, self.spec, self.teacher_spec = keyframes, spec, teacher_spec
-        self.augmentation, self.seed = augmentation, seed
+        self.augmentation, self.seed, self.with_depth = augmentation, seed, with_depth
 
     def __len__(self) -> int:
         return len(self.keyframes)
@@ -85,7 +90,13 @@ class KeyFrames(Dataset[Batch]):
             [torch.from_numpy(annotations.labels_N)],
             [sample.token],
             sample.dropped_points,
+            self._depth(keyframe, sample, augmentation) if self.with_depth else None,
         )
+
+    def _depth(self, keyframe: KeyFrame, sample: Sample, augmentation: Augmentation | None) -> Tensor:
+        assert self.spec.camera is not None and sample.rig is not None
+        points = load_points(keyframe, self.spec, 1, (augmentation or Augmentation()).bev.new_T_ego)
+        return torch.from_numpy(depth_targets(points, sample.rig, self.spec.camera.frustum))[None]
 
     def _load(
         self, keyframe: KeyFrame, spec: SensorSpec, augmentation: Augmentation | None
@@ -142,6 +153,7 @@ def join(samples: Sequence[Batch]) -> Batch:
             **{name: None if parts[0] is None else torch.cat(parts) for name, parts in columns.items()}
         )
 
+    depths = [sample.depth_BNhw for sample in samples if sample.depth_BNhw is not None]
     teacher_inputs = [sample.teacher_inputs for sample in samples if sample.teacher_inputs is not None]
     return Batch(
         together([sample.inputs for sample in samples]),
@@ -150,6 +162,7 @@ def join(samples: Sequence[Batch]) -> Batch:
         [labels for sample in samples for labels in sample.labels],
         [token for sample in samples for token in sample.tokens],
         sum(sample.dropped_points for sample in samples),
+        torch.cat(depths) if depths else None,
     )
 
 

@@ -26,7 +26,7 @@ from udx.data.load import load_images
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.files import sha256_of, write_json, write_with
-from udx.models.detection_loss import detection_loss
+from udx.models.detection_loss import depth_loss, detection_loss
 from udx.models.detector import Detector
 from udx.train.batch import Batch, EpochSampler, KeyFrames, make_loader
 from udx.train.checkpoint import (
@@ -167,6 +167,7 @@ class _Session:
             teacher_spec=self.teacher_spec,
             augmentation=config.train.augmentation,
             seed=config.train.seed,
+            with_depth=config.loss.depth > 0 and config.detector.spec.camera is not None,
         )
         processes = self.accelerator.num_processes
         batch_size = min(config.train.batch_size, max(len(dataset) // processes, 1))
@@ -244,7 +245,10 @@ class _Session:
         grid = self.job.config.detector.spec.grid
         with self.accelerator.autocast():
             taps = self.student(batch.inputs)
-            terms = detection_loss(taps.heads, batch.boxes, batch.labels, grid, self.job.config.loss)
+            weights = self.job.config.loss
+            terms = detection_loss(taps.heads, batch.boxes, batch.labels, grid, weights)
+            if batch.depth_BNhw is not None:
+                terms["depth"] = weights.depth * depth_loss(taps.depth_BNDhw, batch.depth_BNhw)
             total = torch.stack(list(terms.values())).sum()
             losses = {name: term.detach() for name, term in terms.items()} | {"detection": total.detach()}
             if self.distiller is not None and self.teacher is not None:
