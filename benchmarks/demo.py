@@ -55,7 +55,7 @@ class Trained:
 
     @property
     def brief(self) -> dict[str, float]:
-        """mAP and NDS alone."""
+        """The two figures that sum the metrics up."""
         return {"mAP": self.metrics["mAP"], "NDS": self.metrics["NDS"]}
 
 
