@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 WORLD_ROOT: Final = Path("runs/synthetic-world")
-WORLD: Final = WorldSpec(scenes=48, samples=8, sweeps=0)
+WORLD: Final = WorldSpec(scenes=40, samples=8, sweeps=0)
 """Many short scenes: neighbouring keyframes teach little that is new."""
 
 _SPLITS: Final = {"v1.0-mini": ("mini_train", "mini_val")}
