@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import torch
 
+from udx.cli import run as run_command
 from udx.commands import score
 from udx.console import bar, say, ticking
 from udx.export.onnx_export import export_run
@@ -69,4 +70,4 @@ def main(root: Path, student: str, out: Path, json_file: Path, version: str | No
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -196,10 +196,10 @@ def predict(json_file: Path | None, score: float, **request: Any) -> None:
     )
 
 
-def run() -> None:
+def run(command: click.Command = main) -> None:
     """Entry point: a user's error is one sentence and exit status 2, never a traceback."""
     try:
-        main(standalone_mode=False)
+        command.main(standalone_mode=False)
     except UdxError as error:
         _end(str(error))
     except click.ClickException as error:
