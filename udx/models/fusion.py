@@ -20,6 +20,7 @@ class GatedFusion(nn.Module):
     ) -> Float[Tensor, "B C H W"]:
         """Fused low BEV map."""
         both = torch.cat([lidar_BCHW, camera_BCHW], dim=1)
-        gate = self.gate(both.mean(dim=(2, 3), keepdim=True)).sigmoid()
+        # Row by row, then over the rows: sums of a whole map lose digits, each backend's in its own way.
+        gate = self.gate(both.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True)).sigmoid()
         fused: Tensor = self.merge(both * gate)
         return fused

@@ -3,6 +3,10 @@
 A node of domain ``udx`` in an exported graph calls one of these; the attributes of ``PLUGIN_ATTRIBUTES`` on
 the node let TensorRT take its plugin of the same name instead. Each function computes what the torch operator
 of the same purpose in this package computes; a test holds them to it.
+
+Sums and maxima are taken with ScatterElements. ScatterND would need smaller indices, but ONNX Runtime's CPU
+kernel (seen in 1.32) runs its reductions in several threads without a lock: where two points of a cell meet, one
+is lost now and then, and the same frame gives other boxes.
 """
 
 from typing import Any, Final
@@ -60,10 +64,12 @@ def UdxBevPool(depth, context, point_index, cell_offsets):  # type: ignore[no-un
         op.Range(op.Constant(value_int=0), op.Squeeze(batch), op.Constant(value_int=1)), op.Constant(value_ints=[1])
     )
     row = op.Reshape(op.Add(cell, op.Mul(sample, rows_per_sample)), op.Constant(value_ints=[-1, 1]))
-    summed = op.ScatterND(
+    terms = op.Reshape(lifted, op.Concat(some, channels, axis=0))
+    summed = op.ScatterElements(
         op.Expand(op.Constant(value_floats=[0.0]), op.Concat(op.Mul(batch, rows_per_sample), channels, axis=0)),
-        row,
-        op.Reshape(lifted, op.Concat(some, channels, axis=0)),
+        op.Expand(row, op.Shape(terms)),
+        terms,
+        axis=0,
         reduction="add",
     )
     pooled = op.Slice(
@@ -137,10 +143,12 @@ def UdxVoxelize(  # type: ignore[no-untyped-def]  # noqa: D103
         ),
         to=6,
     )
-    totals = op.ScatterND(
+    terms = op.Concat(steps, ones, axis=1)
+    totals = op.ScatterElements(
         empty,
-        op.Unsqueeze(op.Cast(cell, to=7), op.Constant(value_ints=[1])),
-        op.Concat(steps, ones, axis=1),
+        op.Expand(op.Unsqueeze(op.Cast(cell, to=7), op.Constant(value_ints=[1])), op.Shape(terms)),
+        terms,
+        axis=0,
         reduction="add",
     )
     sums = op.Slice(
@@ -163,7 +171,7 @@ def UdxPillarScatter(features, cell, num_cells: int):  # type: ignore[no-untyped
         features,
     )
     index = op.Unsqueeze(op.Cast(cell, to=7), op.Constant(value_ints=[1]))
-    filled = op.ScatterND(empty, index, features, reduction="max")
+    filled = op.ScatterElements(empty, op.Expand(index, op.Shape(features)), features, axis=0, reduction="max")
     return op.Slice(filled, op.Constant(value_ints=[0]), cells, op.Constant(value_ints=[0]))
 
 
