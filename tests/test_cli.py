@@ -1,6 +1,7 @@
 """The command line: its surface is frozen, a user's error is one sentence and exit status 2, and the road is whole."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,31 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
     assert status == 0, error
     assert Path("boxes.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(Path("boxes.json").read_text())["boxes"]) == 50
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("pattern", "damage", "said"),
+    [
+        ("samples/CAM_FRONT/*.jpg", lambda path: path.unlink(), "No such file"),
+        ("samples/CAM_BACK/*.jpg", lambda path: path.write_bytes(path.read_bytes()[:300]), ".jpg"),
+        ("samples/LIDAR_TOP/*.bin", lambda path: path.write_bytes(path.read_bytes()[:-3]), ".pcd.bin"),
+    ],
+)
+def test_a_damaged_file_in_training_is_one_sentence(
+    capsys, monkeypatch, tmp_path, world_root, workers, pattern, damage, said
+):
+    root = tmp_path / "world"
+    shutil.copytree(world_root, root)
+    for path in root.glob(pattern):
+        damage(path)
+    settings = [part for assignment in (*TINY, f"train.workers={workers}") for part in ("--set", assignment)]
+    arguments = ("--student", "fusion", "--data", root, "--out", tmp_path / "run", "--epochs", 1, *settings)
+    status, _, error = udx(capsys, monkeypatch, "train", *arguments)
+    assert status == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 
 def test_a_teacher_named_by_modality_is_found_or_trained(capsys, monkeypatch, tmp_path, world_root):

@@ -207,6 +207,8 @@ def run(command: click.Command = main) -> None:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         _end("interrupted; what was finished is kept, and training goes on with --resume")
+    except OSError as error:
+        _end(f"{error.filename or 'a file'}: {error.strerror or error}; see to it and run the command again")
     except ModuleNotFoundError as error:
         _end(
             f"{error.name} is not installed, and this command needs it; "

@@ -100,43 +100,58 @@ def test_a_cell_out_of_bounds_never_reaches_memory():
             pillar_scatter(torch.ones(1, 1), torch.tensor([cell]).int(), 3)
 
 
-def test_the_onnx_functions_give_the_same():
-    points = helper.make_tensor_value_info("points", TensorProto.FLOAT, [50, 5])
-    count = helper.make_tensor_value_info("count", TensorProto.INT32, [1])
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, [50, 3])
+def pillars_session(count: int) -> ort.InferenceSession:
+    """Both functions in stock ONNX Runtime with two threads, for ``count`` points of three features."""
+    inputs = [
+        helper.make_tensor_value_info("points", TensorProto.FLOAT, [count, 5]),
+        helper.make_tensor_value_info("count", TensorProto.INT32, [1]),
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, [count, 3]),
+    ]
     names = {"cell": "cell_size"}
     attributes = {names.get(name, name): value for name, value in GRID.items()} | {"position_step": POSITION_STEP_M}
-    nodes = [
-        helper.make_node(
-            "UdxVoxelize", ["points", "count"], ["cell", "sums"], domain=DOMAIN, **attributes, **PLUGIN_ATTRIBUTES
-        ),
-        helper.make_node(
-            "UdxPillarScatter",
-            ["features", "cell"],
-            ["pillars"],
-            domain=DOMAIN,
-            num_cells=NOWHERE,
-            **PLUGIN_ATTRIBUTES,
-        ),
-    ]
+    voxels = helper.make_node(
+        "UdxVoxelize", ["points", "count"], ["cell", "sums"], domain=DOMAIN, **attributes, **PLUGIN_ATTRIBUTES
+    )
+    scatter = helper.make_node(
+        "UdxPillarScatter", ["features", "cell"], ["pillars"], domain=DOMAIN, num_cells=NOWHERE, **PLUGIN_ATTRIBUTES
+    )
     outputs = [
-        helper.make_tensor_value_info("cell", TensorProto.INT32, [50]),
+        helper.make_tensor_value_info("cell", TensorProto.INT32, [count]),
         helper.make_tensor_value_info("sums", TensorProto.INT32, [NOWHERE, 4]),
         helper.make_tensor_value_info("pillars", TensorProto.FLOAT, [NOWHERE, 3]),
     ]
-    graph = helper.make_graph(nodes, "pillars", [points, count, features], outputs)
+    graph = helper.make_graph([voxels, scatter], "pillars", inputs, outputs)
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=imports, functions=function_protos(), ir_version=10)
     onnx.checker.check_model(model, full_check=True)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(0)
-    given_points = rng.uniform(-4.5, 4.5, (50, 5)).astype(np.float32)
-    given_points[::9, 0] = [np.nan, np.inf, -np.inf, -4.0, 3.5, 4.0]
-    given_features = rng.random((50, 3)).astype(np.float32)
-    got = session.run(None, {"points": given_points, "count": np.array([45], np.int32), "features": given_features})
-    cell, sums = voxelized(given_points, valid=45)
-    assert (cell < NOWHERE).sum() > 5
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def assert_session_agrees(session, points, features, valid):
+    got = session.run(None, {"points": points, "count": np.array([valid], np.int32), "features": features})
+    cell, sums = voxelized(points, valid=valid)
     np.testing.assert_array_equal(got[0], cell.numpy())
     np.testing.assert_array_equal(got[1], sums.numpy())
-    pillars = pillar_scatter(torch.from_numpy(given_features), cell, NOWHERE)
+    pillars = pillar_scatter(torch.from_numpy(features), cell, NOWHERE)
     np.testing.assert_array_equal(got[2], pillars.numpy())
+    return cell
+
+
+def test_the_onnx_functions_give_the_same():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-4.5, 4.5, (50, 5)).astype(np.float32)
+    points[::9, 0] = [np.nan, np.inf, -np.inf, -4.0, 3.5, 4.0]
+    features = rng.random((50, 3)).astype(np.float32)
+    cell = assert_session_agrees(pillars_session(50), points, features, valid=45)
+    assert (cell < NOWHERE).sum() > 5
+
+
+def test_no_point_of_a_crowded_cell_is_lost_between_threads():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0.0, 1.0, (60_000, 5)).astype(np.float32)  # four cells
+    features = rng.random((60_000, 3)).astype(np.float32)
+    session = pillars_session(60_000)
+    for _ in range(10):
+        assert_session_agrees(session, points, features, valid=60_000)

@@ -132,6 +132,17 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(make_job, tmp_path)
     assert job.run.checkpoint.read_bytes() == before
 
 
+def test_a_run_that_broke_off_before_its_first_checkpoint_can_be_resumed(make_job, tmp_path):
+    job = make_job(tmp_path / "run", epochs=1)
+    train(job)
+    for path in (job.run.state, job.run.checkpoint):
+        path.unlink()
+    with pytest.raises(UdxError, match="continue it with --resume"):
+        train(job)
+    train(dataclasses.replace(job, resume=True))
+    assert [line["step"] for line in read_log(job.run.log)] == [1]
+
+
 def test_a_damaged_state_is_one_sentence(make_job, tmp_path):
     job = make_job(tmp_path / "run", epochs=1)
     train(job)

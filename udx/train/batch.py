@@ -1,6 +1,6 @@
 """Keyframes to batches: loading and augmentation in worker processes, replayable from seed, epoch and index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,6 +14,7 @@ from udx.data.frame import KeyFrame, Sample
 from udx.data.inputs import inputs_of
 from udx.data.load import load_points, load_sample, trainable
 from udx.data.spec import SensorSpec
+from udx.errors import UdxError
 from udx.models.detector import DetectorInputs
 
 
@@ -142,6 +143,19 @@ def make_loader(
         worker_init_fn=_one_thread,
     )
     return loader, sampler
+
+
+def batches(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield a loader's batches on a device.
+
+    Raises:
+        UdxError: a file is missing or damaged; in the words of whoever found it, without a worker's traceback.
+    """
+    try:
+        for batch in loader:
+            yield batch.to(device)
+    except UdxError as error:
+        raise UdxError(str(error).rsplit("UdxError: ", 1)[-1].strip()) from None
 
 
 def join(samples: Sequence[Batch]) -> Batch:

@@ -28,7 +28,7 @@ from udx.errors import UdxError
 from udx.files import sha256_of, write_json, write_with
 from udx.models.detection_loss import depth_loss, detection_loss
 from udx.models.detector import Detector
-from udx.train.batch import Batch, EpochSampler, KeyFrames, make_loader
+from udx.train.batch import Batch, EpochSampler, KeyFrames, batches, make_loader
 from udx.train.checkpoint import (
     CheckpointRecord,
     TeacherRecord,
@@ -177,16 +177,18 @@ class _Session:
     def _open(self) -> None:
         """Begin a new run, or take up an old one."""
         run, identity = self.job.run, to_plain(dataclasses.replace(self.record, git_commit="", step=0))
+        # A run that broke off before its first checkpoint has nothing to lose: resuming it begins anew.
+        broke_off_early = run.config.is_file() and not run.state.exists() and not run.checkpoint.exists()
         if self.job.resume and run.state.is_file():
             self._restore(identity)
-        elif run.folder.exists() and any(run.folder.iterdir()):
+        elif run.folder.exists() and any(run.folder.iterdir()) and not (self.job.resume and broke_off_early):
             raise UdxError(f"{run.folder} holds a run already; continue it with --resume, or choose another --out")
         if self.accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 
             run.folder.mkdir(parents=True, exist_ok=True)
             write_json(run.config, to_plain(self.record))
-            self.log = open(run.log, "a", encoding="utf-8")  # noqa: SIM115
+            self.log = open(run.log, "a" if self.step else "w", encoding="utf-8")  # noqa: SIM115
             self.board = SummaryWriter(str(run.folder), purge_step=self.step)
 
     def fit(self) -> None:
@@ -196,7 +198,7 @@ class _Session:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
                 self.sampler.begin(epoch, done * self.loader.total_batch_size)
                 self._set_train()
-                for batch in self._batches():
+                for batch in batches(self.loader, self.accelerator.device):
                     self._one_step(batch, epoch)
                     if interrupted():
                         self.save()
@@ -204,10 +206,6 @@ class _Session:
                     if time.monotonic() - self.saved_at > self.job.config.train.checkpoint_every_s:
                         self.save()
         self.save()
-
-    def _batches(self) -> Iterator[Batch]:
-        for batch in self.loader:
-            yield batch.to(self.accelerator.device)
 
     def _set_train(self) -> None:
         self.student.train()

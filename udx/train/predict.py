@@ -8,7 +8,7 @@ from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
 from udx.models.decode import decode
 from udx.models.detector import Detector
-from udx.train.batch import KeyFrames, make_loader
+from udx.train.batch import KeyFrames, batches, make_loader
 
 
 @torch.no_grad()
@@ -28,8 +28,7 @@ def predict(
         KeyFrames(keyframes, config.spec), min(batch_size, len(keyframes)), workers, seed=None, drop_last=False
     )
     found: dict[str, Detections] = {}
-    for cpu_batch in loader:
-        batch = cpu_batch.to(device)
+    for batch in batches(loader, device):
         decoded = decode(detector(batch.inputs).heads, config.spec.grid, config.max_boxes)
         for token, boxes, scores, labels in zip(
             batch.tokens, decoded.boxes_BK9.cpu(), decoded.scores_BK.cpu(), decoded.labels_BK.cpu(), strict=True
