@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 
 import pytest
@@ -23,7 +22,7 @@ def same_weights(one: Run, other: Run) -> bool:
 def stop_at(step: int):
     def watch(progress):
         if progress.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     return watch
 
@@ -171,6 +170,15 @@ def test_config_and_board_stand_beside_the_checkpoint(make_job, tmp_path):
     assert not list(job.run.folder.glob(".*"))  # no half-written file
 
 
+def test_a_process_may_train_in_one_precision_after_another(make_job, tmp_path):
+    for precision in ("no", "bf16"):
+        config = make_job(tmp_path, epochs=1).config
+        chosen = dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
+        job = make_job(tmp_path / precision, config=chosen)
+        train(job)
+        assert job.run.record().config.train.precision == precision
+
+
 def test_worker_processes_change_nothing(make_job, tmp_path):
     jobs = [make_job(tmp_path / str(workers), workers=workers, epochs=1) for workers in (0, 2)]
     for job in jobs:
@@ -189,6 +197,6 @@ def test_one_cycle_rises_and_falls():
 
 def test_the_second_ctrl_c_acts_at_once():
     with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert interrupted()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)

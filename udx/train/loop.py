@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
@@ -97,6 +98,8 @@ class _Session:
         self.job = job
         config = job.config.train
         set_seed(config.seed)
+        # Accelerate keeps the precision of a process's first Accelerator; a teacher may have had another.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(mixed_precision=config.precision)
         self.detector = Detector(job.config.detector)
         start_sha256 = self._start(job.start)
