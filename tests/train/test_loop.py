@@ -19,6 +19,14 @@ def same_weights(one: Run, other: Run) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_raises():
+    """Handle SIGINT as a terminal's process does: one started in the background ignores it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def stop_at(step: int):
     def watch(progress):
         if progress.step == step:
