@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udx.runtime.equivalence import Ratio
-from udx.runtime.svg import bars_svg, histogram_svg, ratios_svg, series_svg, ticks
+from udx.runtime.svg import bars_svg, curves_svg, histogram_svg, ratios_svg, series_svg, ticks
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,12 @@ def test_the_margin_and_the_interval_are_to_scale() -> None:
 
 def test_names_are_escaped() -> None:
     assert "<b>" not in bars_svg({"<b>": {"<i>": 1.0}})
+
+
+def test_curves_are_one_line_a_name_over_a_common_scale():
+    drawn = curves_svg({"alone": [3.0, 2.0, 1.0], "taught": [2.0]})
+    lines = [part.split('"')[0] for part in drawn.split('<polyline points="')[1:]]
+    assert [len(line.split()) for line in lines] == [3, 1]
+    heights = [float(point.split(",")[1]) for point in lines[0].split()]
+    assert heights == sorted(heights)  # lower values lie lower on the page
+    assert lines[1].split(",")[1] == lines[0].split()[1].split(",")[1]  # both series reach 2.0 at one height

@@ -21,10 +21,7 @@ Series = Mapping[str, Sequence[float]]
 def histogram_svg(series: Series, *, unit: str = "ms", bins: int = 44) -> str:
     """Overlaid histograms over common bins, medians dashed; samples beyond the 99th percentile are counted."""
     assert series
-    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
-    low, high = float(everything.min()), float(np.percentile(everything, 99))
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
+    low, high = _extent(series, 99)
     counts = {name: np.histogram(values, bins=bins, range=(low, high))[0] for name, values in series.items()}
     top = max(1, *(int(count.max()) for count in counts.values()))
     height, base = 230, 186
@@ -41,7 +38,7 @@ def histogram_svg(series: Series, *, unit: str = "ms", bins: int = 44) -> str:
         parts.append(f'<path d="{"".join(outline)}" fill="{colour}" fill-opacity=".35" stroke="{colour}"/>')
         middle = _x(float(np.median(series[name])), low, high)
         parts.append(_line(middle, 34, middle, base, f'stroke="{colour}" stroke-width="2" stroke-dasharray="4 3"'))
-    beyond = int((everything > high).sum())
+    beyond = sum(int((np.asarray(values) > high).sum()) for values in series.values())
     if beyond:
         parts.append(_text(WIDTH - RIGHT, 48, f"{beyond} beyond →", anchor="end"))
     return _svg(parts, height, "Histogram of latency, medians dashed")
@@ -73,10 +70,7 @@ def bars_svg(rows: Mapping[str, Mapping[str, float]], *, unit: str = "ms") -> st
 def series_svg(series: Series, *, unit: str = "ms") -> str:
     """Samples in the order taken; those above the 99th percentile sit on the upper edge."""
     assert series
-    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
-    low, high = float(everything.min()), float(np.percentile(everything, 99))
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
+    low, high = _extent(series, 99)
     height, top, base = 230, 34, 186
     longest = max(len(values) for values in series.values())
     parts = [*_legend(list(series)), *_y_axis(low, high, top, base), *_x_axis(0, longest, base, "frames")]
@@ -95,10 +89,7 @@ def series_svg(series: Series, *, unit: str = "ms") -> str:
 def curves_svg(series: Series, *, across: str = "steps", label: str = "Curves over steps") -> str:
     """Lines over a common count, one a name; values above the 98th percentile are cut."""
     assert series
-    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
-    low, high = float(everything.min()), float(np.percentile(everything, 98))
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
+    low, high = _extent(series, 98)
     height, top, base = 230, 34, 186
     longest = max(len(values) for values in series.values())
     parts = [*_legend(list(series)), *_y_axis(low, high, top, base), *_x_axis(0, longest, base, across)]
@@ -153,6 +144,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [step * index for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _extent(series: Series, percentile: float) -> tuple[float, float]:
+    """Smallest value and a high percentile of all series together; never empty."""
+    everything = np.concatenate([np.asarray(values, dtype=np.float64) for values in series.values()])
+    low, high = float(everything.min()), float(np.percentile(everything, percentile))
+    return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
 def _x(value: float, low: float, high: float) -> float:
