@@ -1,0 +1,15 @@
+"""The BEV operators as Triton kernels, one module an operator; importing one of them needs ``triton``.
+
+Every kernel is one launch that stands for itself, so that it can also be compiled ahead of time and embedded in an
+engine that passes nothing but pointers and integers: its arguments are input pointers, integer scalars, output
+pointers, and then compile-time constants. No kernel needs a workspace or memory that somebody cleared: where
+atomics must start from zeros, an earlier kernel of the chain writes them, and the later one takes that tensor both
+as its last input and as its output (the same memory).
+
+Coordinates are FP32 whatever the features are. Where bits decide (a point's cell, integer sums), no product is
+followed by a sum, so that a compiler that contracts the two into one rounding changes nothing; divisions are
+rounded to nearest (``div_rn``), never approximated.
+
+Not yet run on hardware: the interpreter (``TRITON_INTERPRET=1``) runs the kernels on CPU tensors, and the tests
+hold them to the torch references and to NumPy.
+"""
