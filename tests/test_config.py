@@ -46,7 +46,9 @@ def test_an_override_keeps_the_type():
         ("train.epochs=true", "expected int, not True"),
         ("distillation.balance=magic", "'magic' is not one of"),
         ("detector.bev_encoder.channels=[8]", "one entry a stage"),
-        ("distillation.weights.feature=-1", "at least 0"),
+        ("distillation.objectives.feature.weight=-1", "at least 0"),
+        ("distillation.objectives.feature.kind=magic", "kind 'magic' is not one of"),
+        ("distillation.objectives.feature.teacher_temperature=2", "no field"),
     ],
 )
 def test_a_wrong_override_is_named(assignment, said):
