@@ -33,7 +33,7 @@ from udx.runtime.measure import Protocol
 from udx.runtime.report import BenchReport
 from udx.runtime.show import bench_lead, bench_sections
 from udx.train.checkpoint import load_detector
-from udx.train.job import Dataset, Request, fit, open_data, resolve_config
+from udx.train.job import Dataset, Lineup, Request, fit, open_data, resolve_config
 from udx.train.loop import read_log
 from udx.train.run import Run
 
@@ -46,9 +46,9 @@ FURTHER = ("train.optimiser.learning_rate=0.001",)
 
 DISTILLATION = (
     "distillation.adapter=always",
-    "distillation.weights.feature=0.1",
-    "distillation.weights.relation=0.0",
-    "distillation.weights.response=0.0",
+    "distillation.objectives.feature.weight=0.1",
+    "distillation.objectives.relation.weight=0.0",
+    "distillation.objectives.response.weight=0.0",
 )
 """Shares of the detection loss. Start and teacher were trained apart, so their channels have no common order: an
 adapter finds it. Of the three terms only the features help in so few steps: a teacher this young is unsure of headings
@@ -128,7 +128,8 @@ def trained(
         if seen != data.identity["keyframes"]:
             raise UdxError(f"{run.folder} was trained on other data; remove it, or choose another OUT")
         return Trained(run, metrics)
-    _, fresh = fit(resolve_config(request), data, run, teacher, start, run.state.is_file(), bar)
+    lineup = Lineup(resolve_config(request), run, teacher=teacher, start=start, resume=run.state.is_file())
+    _, fresh = fit(lineup, data, bar)
     return Trained(run, fresh.to_json())
 
 

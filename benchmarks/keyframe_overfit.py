@@ -19,7 +19,7 @@ from udx.commands import score
 from udx.console import bar, say, ticking
 from udx.export.onnx_export import export_run
 from udx.files import write_json
-from udx.train.job import Request, fit, open_data, resolve_config
+from udx.train.job import Lineup, Request, fit, open_data, resolve_config
 from udx.train.run import Run, git_commit
 
 STEPS = {"lidar": 250, "cam": 300, "fusion": 250}
@@ -49,7 +49,7 @@ def main(root: Path, student: str, out: Path, json_file: Path, version: str | No
     # Every epoch is one step here: writing a checkpoint after each would take longer than the steps.
     if run.folder.exists():
         shutil.rmtree(run.folder)
-    fit(config, open_data(request, config, bar), run, None, None, False, bar)
+    fit(Lineup(config, run), open_data(request, config, bar), bar)
     engine = export_run(run, out / f"{student}.onnx").path
     with ticking("evaluating the engine") as tick:
         metrics = score(

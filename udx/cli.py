@@ -80,6 +80,10 @@ def check(root: Path, version: str | None, files: bool, json_file: Path | None) 
 @click.option("--val-split", help="Split to evaluate on  [default: val, or mini_val]")
 @click.option("--student", type=MODALITY, default="cam", show_default=True, help="Sensors of the detector to train.")
 @click.option("--teacher", default="none", show_default=True, help="fusion, lidar, cam, none, or a run folder.")
+@click.option("--method", help="Method of distillation: unidistill, paper, …  [default: the recipe's]")
+@click.option(
+    "--teacher-cache", type=FOLDER, help="Folder to keep what the teacher says: later epochs and runs reuse it."
+)
 @click.option("--init", "start", type=FOLDER, help="Run whose weights to start from.")
 @click.option("--out", type=FOLDER, help="Run folder  [default: runs/RECIPE-STUDENT…]")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")

@@ -1,9 +1,15 @@
-"""Typed configuration to JSON and back, and single fields changed by name from the command line."""
+"""Typed configuration to JSON and back, and single fields changed by name from the command line.
+
+A field whose type is an abstract dataclass holds any of its subclasses: each has a field ``kind`` with a value of its
+own as default, which tells them apart in JSON.
+"""
 
 import dataclasses
+import inspect
 import json
 import types
 import typing
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from udx.errors import UdxError
@@ -59,6 +65,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise TypeError(f"expected fields of {kind.__name__}, not {value!r}")  # type: ignore[union-attr]
+        if inspect.isabstract(kind):
+            return _build(_member(typing.cast(type, kind), value), value, where)
         hints = typing.get_type_hints(kind)
         unknown = sorted(set(value) - {field.name for field in dataclasses.fields(kind)})
         if unknown:
@@ -75,7 +83,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_build(item, part, where) for item, part in zip(kinds, value, strict=True))
-    if origin is dict:
+    if origin in (dict, Mapping):
         return {str(key): _build(arguments[1], item, where) for key, item in dict(value).items()}
     if kind is Any:
         return value
@@ -84,6 +92,25 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, not {value!r}")
     return value
+
+
+def _member(family: type, value: dict[str, Any]) -> type:
+    """The subclass of an abstract dataclass whose ``kind`` is that of ``value``."""
+    concrete = [member for member in _descendants(family) if not inspect.isabstract(member)]
+    members = {_kind(member): member for member in concrete}
+    if value.get("kind") not in members:
+        raise TypeError(f"kind {value.get('kind')!r} is not one of {', '.join(sorted(members))}")
+    return members[value["kind"]]
+
+
+def _descendants(family: type) -> Iterator[type[Any]]:
+    for member in family.__subclasses__():
+        yield member
+        yield from _descendants(member)
+
+
+def _kind(member: Any) -> str:
+    return next(str(field.default) for field in dataclasses.fields(member) if field.name == "kind")
 
 
 def _paths(plain: dict[str, Any], prefix: str = "") -> list[str]:

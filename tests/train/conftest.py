@@ -19,7 +19,11 @@ def keyframes(world_root: Path):
 @pytest.fixture
 def make_job(keyframes) -> Callable[..., Job]:
     def make(folder: Path, modality: str = "lidar", **given) -> Job:
-        train = {name: given.pop(name) for name in ("epochs", "seed", "augmentation", "workers") if name in given}
+        train = {
+            name: given.pop(name)
+            for name in ("epochs", "seed", "augmentation", "workers", "gradient_norms_every")
+            if name in given
+        }
         config = given.pop("config", None) or tiny_run(modality, **train)
         return Job(config=config, keyframes=keyframes, data={"keyframes": "tiny"}, run=Run(folder), **given)
 

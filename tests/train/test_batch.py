@@ -25,13 +25,13 @@ def test_teacher_and_student_see_the_same_augmented_sample(keyframes):
     assert torch.equal(batch.inputs.pool_index, batch.teacher_inputs.pool_index)
     alone = KeyFrames(keyframes, teacher, None, TURN, seed=5)[1, 0]
     assert torch.equal(alone.inputs.points, batch.teacher_inputs.points)
-    assert torch.equal(alone.boxes[0], batch.boxes[0])
+    assert torch.equal(alone.objects.boxes[0], batch.objects.boxes[0])
 
 
 def test_boxes_off_the_grid_or_without_points_are_no_targets(keyframes):
     spec = tiny_detector("lidar").spec
     batch = KeyFrames(keyframes, spec)[0, 0]
-    kept, all_of_them = batch.boxes[0], keyframes[0].annotations
+    kept, all_of_them = batch.objects.boxes[0], keyframes[0].annotations
     assert 0 < len(kept) < len(all_of_them)
     assert (kept[:, 0].abs() <= 25.6).all()
     assert (kept[:, 1].abs() <= 12.8).all()
@@ -54,4 +54,4 @@ def test_without_a_seed_the_order_is_the_datasets(keyframes):
     assert [token for batch in batches for token in batch.tokens] == [keyframe.token for keyframe in keyframes]
     assert batches[0].inputs.images.shape == (2, 6, 32, 64, 3)
     moved = batches[0].to(torch.device("cpu"))
-    assert {field.name for field in dataclasses.fields(moved)} >= {"inputs", "boxes", "labels"}
+    assert {field.name for field in dataclasses.fields(moved)} >= {"inputs", "objects", "lessons"}

@@ -10,8 +10,11 @@ from safetensors.torch import load_file
 
 from udx.errors import UdxError
 from udx.models.detector import Detector
-from udx.train.loop import interruptible, one_cycle, read_log, train
+from udx.train.interrupt import interruptible
+from udx.train.logbook import read_log
+from udx.train.loop import train
 from udx.train.run import Run
+from udx.train.schedule import one_cycle
 
 
 def same_weights(one: Run, other: Run) -> bool:

@@ -119,10 +119,22 @@ class BevAugmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentationConfig:
-    """What training may do to a sample; the default is nothing."""
+    """What training may do to a sample; the default is nothing.
+
+    ``draws``: how many different changes a sample gets, one an epoch, before they repeat; ``None``: they never do.
+    """
 
     image: ImageAugmentation = field(default_factory=ImageAugmentation)
     bev: BevAugmentation = field(default_factory=BevAugmentation)
+    draws: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.draws is not None and self.draws < 1:
+            raise ValueError(f"a sample needs at least one draw of its augmentation, not {self.draws}")
+
+    def draw_of(self, epoch: int) -> int:
+        """Number of the draw that an epoch replays."""
+        return epoch if self.draws is None else epoch % self.draws
 
     def draw(self, generator: np.random.Generator, cameras: int) -> Augmentation:
         """Draw the augmentation of one sample of a detector with this many cameras."""

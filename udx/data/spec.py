@@ -1,7 +1,7 @@
 """What a detector asks of the sensors: one value object, saved in every run and every artefact."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from udx.geometry import BevGrid, Frustum
 
@@ -14,6 +14,7 @@ CAMERAS: Final = (
     "CAM_BACK_RIGHT",
 )
 LIDAR: Final = "LIDAR_TOP"
+Modality = Literal["cam", "lidar", "fusion"]
 POINT_FEATURES: Final = ("x", "y", "z", "intensity", "age")
 """Columns of a point: metres in the BEV frame, reflectance in [0, 1], seconds before the keyframe."""
 
@@ -57,8 +58,8 @@ class SensorSpec:
             raise ValueError(f"the height range {self.z_range_m} m is empty")
 
     @property
-    def modality(self) -> str:
-        """``cam``, ``lidar`` or ``fusion``."""
+    def modality(self) -> Modality:
+        """Which sensors there are."""
         if self.camera is None:
             return "lidar"
         return "cam" if self.lidar is None else "fusion"

@@ -37,11 +37,16 @@ class CameraRig:
         """Return the rig in another BEV frame."""
         return replace(self, ego_T_cam_N44=new_T_ego @ self.ego_T_cam_N44)
 
+    @property
+    def pixels_T_ego_N34(self) -> FloatArray:
+        """Projections of homogeneous points of the BEV frame, metres, to (u·depth, v·depth, depth)."""
+        projections: FloatArray = self.intrinsics_N33 @ np.linalg.inv(self.ego_T_cam_N44)[:, :3]
+        return projections
+
     def project(self, points_M3: FloatArray) -> FloatArray:
         """Project points of the BEV frame, metres, to (N, M, 3): u, v in pixels and depth along z in metres."""
-        cam_T_ego_N44 = np.linalg.inv(self.ego_T_cam_N44)
-        in_camera = points_M3 @ cam_T_ego_N44[:, :3, :3].transpose(0, 2, 1) + cam_T_ego_N44[:, None, :3, 3]
-        homogeneous = in_camera @ self.intrinsics_N33.transpose(0, 2, 1)
+        pixels_T_ego_N34 = self.pixels_T_ego_N34
+        homogeneous = points_M3 @ pixels_T_ego_N34[:, :, :3].transpose(0, 2, 1) + pixels_T_ego_N34[:, None, :, 3]
         depth = homogeneous[..., 2:]
         with np.errstate(divide="ignore", invalid="ignore"):
             pixels = homogeneous[..., :2] / depth

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from udx.data.spec import CameraSpec
 from udx.geometry import BevGrid
 from udx.models.blocks import conv_bn_relu
+from udx.models.taps import EncoderTaps
 from udx.ops import bev_pool
 
 IMAGE_MEAN: Final = (123.675, 116.28, 103.53)
@@ -55,8 +56,8 @@ class CameraEncoder(nn.Module):
         self.lateral = nn.ModuleList(
             conv_bn_relu(channels, config.neck_channels, kernel=1) for channels in self.backbone.channels
         )
-        neck_channels = config.neck_channels * len(self.backbone.channels)
-        self.depth_and_context = nn.Conv2d(neck_channels, spec.frustum.depth_bins + config.context_channels, 1)
+        self.neck_channels = config.neck_channels * len(self.backbone.channels)
+        self.depth_and_context = nn.Conv2d(self.neck_channels, spec.frustum.depth_bins + config.context_channels, 1)
         self.to_low = conv_bn_relu(config.context_channels, low_channels)
 
     def forward(
@@ -64,18 +65,19 @@ class CameraEncoder(nn.Module):
         images_BNHW3: UInt8[Tensor, "B N H W 3"],
         pool_index_BP: Int[Tensor, "B P"],
         pool_offsets: Int[Tensor, "B cells1"],
-    ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B N D h w"]]:
-        """Low BEV map on the grid, and depth logits; the pooling plan carries the calibration of every sample."""
-        batch, cameras = images_BNHW3.shape[:2]
-        features = self.perspective(images_BNHW3)
-        features_BNFhw = features.unflatten(0, (batch, cameras))
+    ) -> EncoderTaps:
+        """Yield low BEV map, feature maps and depth logits; the pooling plan is the calibration of every sample."""
+        cameras = images_BNHW3.shape[:2]
+        neck = self.neck(images_BNHW3)
+        features_BNFhw = self.depth_and_context(neck).unflatten(0, cameras)
         depth_logits, context = features_BNFhw.split([self.frustum.depth_bins, self.context_channels], dim=2)
         depth_BNDhw, context_BNhwC = depth_logits.softmax(dim=2), context.permute(0, 1, 3, 4, 2)
         pooled = bev_pool(depth_BNDhw.contiguous(), context_BNhwC.contiguous(), pool_index_BP, pool_offsets)
-        return self.to_low(pooled.transpose(1, 2).unflatten(2, self.grid.shape)), depth_logits
+        low = self.to_low(pooled.transpose(1, 2).unflatten(2, self.grid.shape))
+        return EncoderTaps(low_BCHW=low, perspective_BNChw=neck.unflatten(0, cameras), depth_BNDhw=depth_logits)
 
-    def perspective(self, images_BNHW3: Tensor) -> Tensor:
-        """Depth logits and context (B·N, D + C, h, w) of all images."""
+    def neck(self, images_BNHW3: Tensor) -> Tensor:
+        """Features (B·N, ``neck_channels`` of all levels, h, w) of all images."""
         pixels = (images_BNHW3.flatten(0, 1).to(self.mean.dtype) - self.mean) / self.std
         levels = self.backbone(pixels.permute(0, 3, 1, 2)).feature_maps
         size = self.frustum.feature_shape
@@ -83,8 +85,7 @@ class CameraEncoder(nn.Module):
             F.interpolate(conv(level), size=size, mode="bilinear", align_corners=False)
             for conv, level in zip(self.lateral, levels, strict=True)
         ]
-        features: Tensor = self.depth_and_context(torch.cat(lateral, dim=1))
-        return features
+        return torch.cat(lateral, dim=1)
 
 
 def build_backbone(config: CameraEncoderConfig) -> Any:

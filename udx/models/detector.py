@@ -1,6 +1,6 @@
 """A detector: sensor encoder, BEV encoder, centre head; and what it yields to whoever distils it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from udx.models.camera import CameraEncoder, CameraEncoderConfig
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS, CenterHead, CenterHeadConfig
 from udx.models.fusion import GatedFusion
 from udx.models.lidar import LidarEncoder, LidarEncoderConfig
-from udx.models.taps import DeclaredTaps, Tap, Taps
+from udx.models.taps import DeclaredTaps, EncoderTaps, PerspectiveTap, Tap, Taps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,21 +62,34 @@ class Detector(nn.Module):
             low=Tap(self.config.low_channels, 1),
             high=Tap(sum(self.config.bev_encoder.out_channels), 1),
             heads=Tap(len(CLASSES) + len(TASKS) * REGRESSION_CHANNELS, 1),
+            perspective=PerspectiveTap(self.camera.neck_channels, self.camera.frustum) if self.camera else None,
         )
 
     def forward(self, inputs: DetectorInputs) -> Taps:
-        """Low, high and head maps of a batch."""
-        low, depth = self._low(inputs)
-        high = self.bev_encoder(low)
-        return Taps(low, high, self.head(high), depth)
+        """All taps of a batch."""
+        encoded = self.encode(inputs)
+        high = self.bev_encoder(encoded.low_BCHW)
+        return Taps(
+            low_BCHW=encoded.low_BCHW,
+            perspective_BNChw=encoded.perspective_BNChw,
+            depth_BNDhw=encoded.depth_BNDhw,
+            high_BCHW=high,
+            heads=self.head(high),
+        )
 
-    def _low(self, inputs: DetectorInputs) -> tuple[Tensor, Tensor | None]:
-        maps, depth = [], None
+    def encode(self, inputs: DetectorInputs) -> EncoderTaps:
+        """Taps of the sensor encoder alone."""
+        of_camera: EncoderTaps | None = None
+        low_of_lidar: Tensor | None = None
         if self.lidar is not None:
             assert inputs.points is not None and inputs.num_points is not None
-            maps.append(self.lidar(inputs.points, inputs.num_points))
+            low_of_lidar = self.lidar(inputs.points, inputs.num_points)
         if self.camera is not None:
             assert inputs.images is not None and inputs.pool_index is not None and inputs.pool_offsets is not None
-            low, depth = self.camera(inputs.images, inputs.pool_index, inputs.pool_offsets)
-            maps.append(low)
-        return (self.fusion(*maps) if self.fusion is not None else maps[0]), depth
+            of_camera = self.camera(inputs.images, inputs.pool_index, inputs.pool_offsets)
+        if of_camera is None:
+            assert low_of_lidar is not None
+            return EncoderTaps(low_BCHW=low_of_lidar)
+        if self.fusion is None:
+            return of_camera
+        return replace(of_camera, low_BCHW=self.fusion(low_of_lidar, of_camera.low_BCHW))

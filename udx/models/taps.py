@@ -1,6 +1,7 @@
 """What every detector yields, whatever its sensors.
 
-Legend: B batch, C channels, H W grid rows (y) and columns (x), K classes, R regression channels.
+Legend: B batch, N cameras, D depth bins, h w camera feature rows and columns, C channels, H W grid rows (y) and
+columns (x), K classes, R regression channels.
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from udx.geometry import BevGrid
+from udx.geometry import BevGrid, Frustum
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +28,44 @@ class Tap:
     stride: int
 
 
+@dataclass(frozen=True, slots=True)
+class PerspectiveTap:
+    """Declaration of the cameras' feature maps: their channels, and the frustum whose rows and columns they have."""
+
+    channels: int
+    frustum: Frustum
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredTaps:
     """What a detector yields, with strides relative to ``grid``; a test holds every detector to it.
 
-    ``heads`` counts the channels of the heatmap and of the regression maps together.
+    ``heads`` counts the channels of the heatmap and of the regression maps together. A detector without cameras has
+    no ``perspective``.
     """
 
     grid: BevGrid
     low: Tap
     high: Tap
     heads: Tap
+    perspective: PerspectiveTap | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Taps:
-    """The three places where detectors can be compared: BEV map before and after the BEV encoder, head maps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderTaps:
+    """What the sensor encoder yields: the BEV map before the BEV encoder.
 
-    A detector with cameras also yields the logits of their depth distributions.
+    One with cameras also yields their feature maps and the logits of their depth distributions.
     """
 
     low_BCHW: Float[Tensor, "B C H W"]
+    perspective_BNChw: Float[Tensor, "B N C3 h w"] | None = None
+    depth_BNDhw: Float[Tensor, "B N D h w"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taps(EncoderTaps):
+    """The places where whole detectors can be compared: also the BEV map after the BEV encoder, and the head maps."""
+
     high_BCHW: Float[Tensor, "B C2 H2 W2"]
     heads: HeadMaps
-    depth_BNDhw: Float[Tensor, "B N D h w"] | None = None

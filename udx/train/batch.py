@@ -1,7 +1,8 @@
 """Keyframes to batches: loading and augmentation in worker processes, replayable from seed, epoch and index."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,42 +17,57 @@ from udx.data.load import load_points, load_sample, trainable
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.models.detector import DetectorInputs
+from udx.train.distiller import Lessons
+from udx.train.objectives import Objects
+
+
+class Remembered(Protocol):
+    """Where lessons of the teacher may be kept, by position in the training set and draw of the augmentation."""
+
+    def lookup(self, position: int, draw: int) -> Lessons | None:
+        """The lessons of a sample, if they are there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B samples: the detector's inputs, boxes (B tensors (N_i, 9) in the BEV frame), labels (N_i,), sample tokens.
+    """B samples: the detector's inputs, the objects in them, sample tokens.
 
-    ``teacher_inputs`` are the same samples, under the same augmentation, as the teacher reads them.
-    ``dropped_points`` counts the LiDAR points that did not fit the buffer; ``depth_BNhw`` are the bins of
-    ``depth_targets``, if the cameras' depth is supervised.
+    ``lessons`` are the teacher's where they are remembered; ``teacher_inputs`` are the other samples, under the same
+    augmentation, as the teacher reads them; ``None`` where there are none. ``addresses`` are the samples' positions
+    in the training set and their draws of the augmentation. ``dropped_points`` counts the LiDAR points that did not
+    fit the buffer; ``depth_BNhw`` are the bins of ``depth_targets``, if the cameras' depth is supervised.
     """
 
     inputs: DetectorInputs
     teacher_inputs: DetectorInputs | None
-    boxes: list[Tensor]
-    labels: list[Tensor]
+    objects: Objects
     tokens: list[str]
     dropped_points: int
+    addresses: list[tuple[int, int]]
+    lessons: list[Lessons | None]
     depth_BNhw: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Move every tensor."""
+        """Move every tensor but those of the lessons, which go where they are compared."""
 
-        def moved(inputs: DetectorInputs) -> DetectorInputs:
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        def moved_inputs(inputs: DetectorInputs) -> DetectorInputs:
             tensors = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
-            return DetectorInputs(
-                **{k: v if v is None else v.to(device, non_blocking=True) for k, v in tensors.items()}
-            )
+            return DetectorInputs(**{name: v if v is None else moved(v) for name, v in tensors.items()})
 
-        return Batch(
-            moved(self.inputs),
-            moved(self.teacher_inputs) if self.teacher_inputs else None,
-            [boxes.to(device, non_blocking=True) for boxes in self.boxes],
-            [labels.to(device, non_blocking=True) for labels in self.labels],
-            self.tokens,
-            self.dropped_points,
-            self.depth_BNhw if self.depth_BNhw is None else self.depth_BNhw.to(device, non_blocking=True),
+        cameras = self.objects.pixels_T_ego_BN34
+        return replace(
+            self,
+            inputs=moved_inputs(self.inputs),
+            teacher_inputs=moved_inputs(self.teacher_inputs) if self.teacher_inputs else None,
+            objects=Objects(
+                [moved(boxes) for boxes in self.objects.boxes],
+                [moved(labels) for labels in self.objects.labels],
+                cameras if cameras is None else moved(cameras),
+            ),
+            depth_BNhw=self.depth_BNhw if self.depth_BNhw is None else moved(self.depth_BNhw),
         )
 
 
@@ -66,32 +82,44 @@ class KeyFrames(Dataset[Batch]):
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
         with_depth: bool = False,
+        remembered: Remembered | None = None,
     ) -> None:
         self.keyframes, self.spec, self.teacher_spec = keyframes, spec, teacher_spec
         self.augmentation, self.seed, self.with_depth = augmentation, seed, with_depth
+        self.remembered = remembered
 
     def __len__(self) -> int:
         return len(self.keyframes)
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
         position, epoch = index
-        keyframe, augmentation = self.keyframes[position], None
+        keyframe, augmentation, draw = self.keyframes[position], None, 0
         if self.augmentation is not None:
-            generator = np.random.default_rng((self.seed, epoch, position))
+            draw = self.augmentation.draw_of(epoch)
+            generator = np.random.default_rng((self.seed, draw, position))
             augmentation = self.augmentation.draw(generator, len(keyframe.rig.names))
         loaded, sample = self._load(keyframe, self.spec, augmentation)
+        lessons = self.remembered.lookup(position, draw) if self.remembered is not None else None
         teacher_inputs = None
-        if self.teacher_spec is not None:
+        if self.teacher_spec is not None and lessons is None:
             teacher_inputs, _ = self._load(keyframe, self.teacher_spec, augmentation)
-        annotations = trainable(sample.annotations, self.spec.grid)
         return Batch(
             loaded,
             teacher_inputs,
-            [torch.from_numpy(annotations.boxes_N9).float()],
-            [torch.from_numpy(annotations.labels_N)],
+            self._objects(sample),
             [sample.token],
             sample.dropped_points,
+            [(position, draw)],
+            [lessons],
             self._depth(keyframe, sample, augmentation) if self.with_depth else None,
+        )
+
+    def _objects(self, sample: Sample) -> Objects:
+        annotations = trainable(sample.annotations, self.spec.grid)
+        return Objects(
+            [torch.from_numpy(annotations.boxes_N9).float()],
+            [torch.from_numpy(annotations.labels_N)],
+            torch.from_numpy(sample.rig.pixels_T_ego_N34).float()[None] if sample.rig is not None else None,
         )
 
     def _depth(self, keyframe: KeyFrame, sample: Sample, augmentation: Augmentation | None) -> Tensor:
@@ -169,13 +197,19 @@ def join(samples: Sequence[Batch]) -> Batch:
 
     depths = [sample.depth_BNhw for sample in samples if sample.depth_BNhw is not None]
     teacher_inputs = [sample.teacher_inputs for sample in samples if sample.teacher_inputs is not None]
+    cameras = [its for sample in samples if (its := sample.objects.pixels_T_ego_BN34) is not None]
     return Batch(
         together([sample.inputs for sample in samples]),
         together(teacher_inputs) if teacher_inputs else None,
-        [boxes for sample in samples for boxes in sample.boxes],
-        [labels for sample in samples for labels in sample.labels],
+        Objects(
+            [boxes for sample in samples for boxes in sample.objects.boxes],
+            [labels for sample in samples for labels in sample.objects.labels],
+            torch.cat(cameras) if cameras else None,
+        ),
         [token for sample in samples for token in sample.tokens],
         sum(sample.dropped_points for sample in samples),
+        [address for sample in samples for address in sample.addresses],
+        [lessons for sample in samples for lessons in sample.lessons],
         torch.cat(depths) if depths else None,
     )
 

@@ -1,25 +1,22 @@
 """From a teacher to a student: weighs and balances the objectives, and owns what they train or remember."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from udx.models.taps import DeclaredTaps, Taps
+from udx.errors import UdxError
+from udx.models.taps import EncoderTaps, Taps
 from udx.train.averages import RunningMean
-from udx.train.losses import EPS, Boxes
-from udx.train.objectives import (
-    Balance,
-    DistillationConfig,
-    FeatureObjective,
-    Objective,
-    Path,
-    RelationObjective,
-    ResponseObjective,
-)
+from udx.train.losses import EPS
+from udx.train.methods import DistillationConfig
+from udx.train.objectives import Lesson, Objective, Objects, Pair
+
+Lessons = Mapping[str, Lesson]
+"""What all objectives keep of the teacher for one sample, by the objective's name."""
 
 
 class DistillationTerms(NamedTuple):
@@ -34,14 +31,6 @@ class DistillationTerms(NamedTuple):
         return torch.stack(list(self.weighted.values())).sum()
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """An objective and its weight, which ``Balance`` gives a meaning."""
-
-    weight: float
-    objective: Objective
-
-
 class Distiller(nn.Module):
     """Weighs objectives between two detectors, whatever their sensors.
 
@@ -51,58 +40,63 @@ class Distiller(nn.Module):
     With balance ``share`` a term of weight w is scaled by ``w · mean detection loss / mean raw loss``, both running
     means over the steps whose batch has boxes, without gradient: on average it contributes the share w of the
     detection loss, whatever the scale of the maps and however far training has come.
+
+    Raises:
+        UdxError: the two detectors cannot be compared with this config.
     """
 
-    def __init__(
-        self, terms: Mapping[str, Term], *, balance: Balance = "share", ramp: float = 0.0, ema_decay: float = 0.98
-    ) -> None:
+    def __init__(self, config: DistillationConfig, pair: Pair) -> None:
         super().__init__()
-        self.objectives = nn.ModuleDict({name: term.objective for name, term in terms.items()})
-        self.weights = {name: term.weight for name, term in terms.items()}
-        self.ramp = ramp
-        self.means = RunningMean((1 + len(terms),), decay=ema_decay) if balance == "share" else None
+        used = {name: objective for name, objective in config.objectives.items() if objective.weight}
+        self.weights = {name: objective.weight for name, objective in used.items()}
+        self.objectives = nn.ModuleDict({name: objective.build(pair) for name, objective in used.items()})
+        self.ramp = config.ramp
+        self.means = RunningMean((1 + len(used),), decay=config.ema_decay) if config.balance == "share" else None
+        if config.encoder_first and not self._of_encoder():
+            raise UdxError(
+                f"encoder_first {config.encoder_first} needs a loss that looks at the encoder alone, as 'feature'; "
+                f"of {', '.join(used)} none does: raise its weight, or set encoder_first to 0"
+            )
 
-    @classmethod
-    def unidistill(
-        cls,
-        config: DistillationConfig,
-        *,
-        student: DeclaredTaps,
-        teacher: DeclaredTaps,
-        teacher_is_weaker: bool = False,
-    ) -> "Distiller":
-        """Put the paper's objectives, without those that are switched off, between any two detectors.
-
-        Raises:
-            UdxError: the two detectors cannot be compared with this config.
-        """
-        path = Path(student=student, teacher=teacher, teacher_is_weaker=teacher_is_weaker, adapter=config.adapter)
-        weights, terms = config.weights, {}
-        if weights.feature:
-            feature = FeatureObjective(path, normalise=config.normalise_feature, ema_decay=config.ema_decay)
-            terms["feature"] = Term(weights.feature, feature)
-        if weights.relation:
-            terms["relation"] = Term(weights.relation, RelationObjective(path))
-        if weights.response:
-            response = ResponseObjective(path, teacher_temperature=config.teacher_temperature)
-            terms["response"] = Term(weights.response, response)
-        return cls(terms, balance=config.balance, ramp=config.ramp, ema_decay=config.ema_decay)
+    @torch.no_grad()
+    def read(self, teacher: Taps, objects: Objects) -> list[Lessons]:
+        """Keep of the teacher's taps what the objectives need, sample by sample."""
+        by_objective = {name: objective.read(teacher, objects) for name, objective in self._named()}
+        return [{name: its[sample] for name, its in by_objective.items()} for sample in range(len(objects.boxes))]
 
     def forward(
-        self, student: Taps, teacher: Taps, boxes: Boxes, detection_loss: Float[Tensor, ""], progress: float
+        self,
+        student: EncoderTaps,
+        lessons: Sequence[Lessons],
+        objects: Objects,
+        detection_loss: Float[Tensor, ""] | None,
+        progress: float,
     ) -> DistillationTerms:
-        """Compare the taps of one batch; ``progress`` through training in [0, 1] drives the warm-up of the weights.
+        """Compare the student with the lessons of one batch; the detection loss is detached.
 
-        ``boxes``: B tensors (N_i, 9) in the BEV frame. The teacher's taps and the detection loss are detached.
+        Without a detection loss the sensor encoder learns alone: its objectives are all that is compared, and there
+        is nothing to balance them against. ``progress`` through training in [0, 1] drives the warm-up of the weights.
         """
         assert 0 <= progress <= 1, progress
-        losses = {name: objective(student, teacher, boxes) for name, objective in self.objectives.items()}
+        compared = self._of_encoder() if detection_loss is None else self._named()
+        losses = {
+            name: objective(student, [lesson[name] for lesson in lessons], objects) for name, objective in compared
+        }
         raw = {name: loss.detach() for name, loss in losses.items()}
+        if detection_loss is None:
+            return DistillationTerms({name: self.weights[name] * loss for name, loss in losses.items()}, raw)
         if self.means is not None and self.training:
             # Batches without boxes are left out of both means: there the raw losses are 0, and say nothing.
-            self.means.observe(torch.stack([detection_loss.detach(), *raw.values()]), any(len(its) for its in boxes))
+            observed = torch.stack([detection_loss.detach(), *raw.values()])
+            self.means.observe(observed, any(len(its) for its in objects.boxes))
         factors = self._factors(progress)
         return DistillationTerms({name: factors[name] * loss for name, loss in losses.items()}, raw)
+
+    def _named(self) -> list[tuple[str, Objective]]:
+        return list(self.objectives.items())  # type: ignore[arg-type]
+
+    def _of_encoder(self) -> list[tuple[str, Objective]]:
+        return [(name, objective) for name, objective in self._named() if objective.of_encoder]
 
     def _factors(self, progress: float) -> dict[str, Tensor | float]:
         """Ramp, weight and balance of each term."""
@@ -118,7 +112,7 @@ class Distiller(nn.Module):
 
 
 class FrozenTeacher:
-    """A detector that teaches: in eval mode and without gradient at every call.
+    """A detector that teaches: in eval mode and without gradient at every call, on CUDA in half precision.
 
     It is no ``nn.Module``, so whatever module holds it registers none of its parameters: they reach neither the
     optimiser nor a checkpoint, and ``train()`` on the holder cannot wake its batch norms.
@@ -126,9 +120,18 @@ class FrozenTeacher:
 
     def __init__(self, detector: nn.Module) -> None:
         self.detector = detector.requires_grad_(False).eval()
+        self.device = next(detector.parameters()).device
 
     @torch.no_grad()
     def __call__(self, *inputs: Any) -> Taps:
         """Run the detector; ``train()`` called on it elsewhere is undone."""
-        taps: Taps = self.detector.eval()(*inputs)
+        with _half_precision(self.device):
+            taps: Taps = self.detector.eval()(*inputs)
         return taps
+
+
+def _half_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """BF16 where the GPU computes in it natively, else FP16; on the CPU whatever training runs in."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16)

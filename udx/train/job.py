@@ -1,5 +1,6 @@
 """``udx train``: from a dataroot and a recipe's name to an evaluated run, the teacher's first where it is missing."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,11 +13,13 @@ from udx.data.dataset import default_splits, open_or_make
 from udx.data.evaluation import Metrics, evaluate
 from udx.data.frame import KeyFrame
 from udx.data.nuscenes import load_keyframes
+from udx.data.spec import Modality
 from udx.errors import UdxError
 from udx.files import write_json
 from udx.train.loop import Job, Progress, train
+from udx.train.methods import METHODS
 from udx.train.predict import predict
-from udx.train.recipes import RECIPES, Modality, RunConfig
+from udx.train.recipes import RECIPES, RunConfig
 from udx.train.run import RUNS, Run, finished_runs
 
 if TYPE_CHECKING:
@@ -61,6 +64,8 @@ class Request:
     student: Modality = "cam"
     teacher: str = "none"
     start: Path | None = None
+    method: str | None = None
+    teacher_cache: Path | None = None
     out: Path | None = None
     epochs: int | None = None
     seed: int | None = None
@@ -77,15 +82,25 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
     config = resolve_config(request)
     data = open_data(request, config, bar)
     teacher = find_or_train_teacher(request, data, bar)
-    out = request.out or default_folder(config, request.teacher, request.resume)
-    return fit(config, data, Run(out), teacher, Run(request.start) if request.start else None, request.resume, bar)
+    if teacher is None and request.teacher_cache is not None:
+        raise UdxError("--teacher-cache keeps what a teacher says: name a teacher with --teacher")
+    lineup = Lineup(
+        config,
+        Run(request.out or default_folder(config, request.teacher, request.resume)),
+        teacher=teacher,
+        start=Run(request.start) if request.start else None,
+        alone=find_alone(request.recipe, request.student, data) if teacher else None,
+        teacher_cache=request.teacher_cache,
+        resume=request.resume,
+    )
+    return fit(lineup, data, bar)
 
 
 def resolve_config(request: Request) -> RunConfig:
     """The recipe with everything that the request changes in it."""
     if request.recipe not in RECIPES:
         raise UdxError(f"there is no recipe {request.recipe!r}; choose one of {', '.join(RECIPES)}")
-    config = RECIPES[request.recipe](request.student)
+    config = with_method(RECIPES[request.recipe](request.student), request)
     named = {"train.epochs": request.epochs, "train.seed": request.seed}
     assignments = [f"{field}={value}" for field, value in named.items() if value is not None]
     for assignment in (*assignments, *request.overrides):
@@ -93,6 +108,25 @@ def resolve_config(request: Request) -> RunConfig:
     if config.train.precision == "auto":
         config = with_override(config, f"train.precision={native_precision()}")
     return config
+
+
+def with_method(config: RunConfig, request: Request) -> RunConfig:
+    """The recipe with the method of distillation that was asked for; without one the recipe's own.
+
+    Raises:
+        UdxError: there is no such method, or it does not know the path.
+    """
+    if request.method is None:
+        return config
+    if request.method not in METHODS:
+        raise UdxError(f"there is no method {request.method!r} of distillation; choose one of {', '.join(METHODS)}")
+    if request.teacher in get_args(Modality):
+        teacher: Modality = request.teacher  # type: ignore[assignment]
+    elif request.teacher == "none":
+        raise UdxError(f"--method {request.method} needs somebody to learn from: name one with --teacher")
+    else:
+        teacher = Run(Path(request.teacher)).record().config.detector.spec.modality
+    return dataclasses.replace(config, distillation=METHODS[request.method](teacher, request.student))
 
 
 def native_precision() -> str:
@@ -130,30 +164,60 @@ def find_or_train_teacher(request: Request, data: Dataset, bar: Bar) -> Run | No
     if request.teacher not in get_args(Modality):
         return Run(Path(request.teacher))
     modality: Modality = request.teacher  # type: ignore[assignment]
+    found = find_alone(request.recipe, modality, data)
+    if found is not None:
+        return found
+    alone = Request(recipe=request.recipe, student=modality, seed=request.seed, resume=request.resume)
+    config = resolve_config(alone)
+    run, _ = fit(Lineup(config, Run(default_folder(config, "none", request.resume)), resume=request.resume), data, bar)
+    return run
+
+
+def find_alone(recipe: str, modality: Modality, data: Dataset) -> Run | None:
+    """The newest finished run of a recipe and modality on this data that had no teacher."""
     for run in finished_runs():
         try:
             record = run.record()
         except UdxError:
-            continue  # a damaged run teaches nobody, and need not stop this one
+            continue  # a damaged run need not stop another one
         if (
             record.teacher is None
-            and record.config.recipe == request.recipe
+            and record.config.recipe == recipe
             and record.config.detector.spec.modality == modality
             and record.data["keyframes"] == data.identity["keyframes"]
         ):
             return run
-    alone = Request(recipe=request.recipe, student=modality, seed=request.seed)
-    config = resolve_config(alone)
-    run, _ = fit(config, data, Run(default_folder(config, "none", request.resume)), None, None, request.resume, bar)
-    return run
+    return None
 
 
-def fit(
-    config: RunConfig, data: Dataset, run: Run, teacher: Run | None, start: Run | None, resume: bool, bar: Bar
-) -> tuple[Run, Metrics]:
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """Who trains: the configuration, the run, and the runs that it draws upon.
+
+    ``alone``: a run of such a student without a teacher, to hold the teacher's mAP against. ``teacher_cache``: folder
+    to keep the teacher's lessons in.
+    """
+
+    config: RunConfig
+    run: Run
+    teacher: Run | None = None
+    start: Run | None = None
+    alone: Run | None = None
+    teacher_cache: Path | None = None
+    resume: bool = False
+
+    @property
+    def student_mAP(self) -> float | None:
+        """What a student without a teacher reaches, where one was evaluated."""
+        metrics = self.alone.read_metrics() if self.alone else None
+        return float(metrics["mAP"]) if metrics else None
+
+
+def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
     """Train one run and evaluate it on the validation split."""
-    from udx.console import losses_line
+    from udx.console import losses_line, say
 
+    config, teacher = lineup.config, lineup.teacher
     modality = config.detector.spec.modality
     taught = f" from {teacher.record().config.detector.spec.modality}" if teacher else ""
     with bar(f"training {modality}{taught}") as tick:
@@ -166,11 +230,14 @@ def fit(
                 config=config,
                 keyframes=data.train,
                 data=data.identity,
-                run=run,
+                run=lineup.run,
                 teacher=teacher,
-                start=start,
-                resume=resume,
+                start=lineup.start,
+                student_mAP=lineup.student_mAP,
+                teacher_cache=lineup.teacher_cache,
+                resume=lineup.resume,
                 watch=watch,
+                warn=lambda sentence: say(f"warning: {sentence}"),
             )
         )
     with bar(f"evaluating {modality} on {data.val_split}") as tick:
@@ -178,8 +245,8 @@ def fit(
             detector, data.val, workers=config.train.workers, progress=lambda done, total: tick(done, total, "")
         )
         metrics = evaluate(data.nusc, data.val_split, found, data.val, modality=modality)
-    write_json(run.metrics, metrics.to_json())
-    return run, metrics
+    write_json(lineup.run.metrics, metrics.to_json())
+    return lineup.run, metrics
 
 
 def default_folder(config: RunConfig, teacher: str, resume: bool) -> Path:

@@ -1,21 +1,15 @@
 """The training loop: one student, optionally one teacher, from a start to a run directory."""
 
 import dataclasses
-import json
 import math
-import resource
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -24,26 +18,21 @@ from udx.config import to_plain
 from udx.data.augment import Augmentation
 from udx.data.frame import KeyFrame
 from udx.data.load import load_images
-from udx.data.spec import SensorSpec
 from udx.errors import UdxError
-from udx.files import sha256_of, write_json, write_with
+from udx.files import sha256_of, write_json
 from udx.models.detection_loss import depth_loss, detection_loss
-from udx.models.detector import Detector
+from udx.models.detector import Detector, DetectorInputs
+from udx.models.taps import EncoderTaps
 from udx.train.batch import Batch, EpochSampler, KeyFrames, batches, make_loader
-from udx.train.checkpoint import (
-    CheckpointRecord,
-    TeacherRecord,
-    load_detector,
-    load_strictly,
-    read_checkpoint,
-    save_checkpoint,
-)
-from udx.train.distiller import Distiller, FrozenTeacher
-from udx.train.objectives import teacher_is_weaker
+from udx.train.checkpoint import CheckpointRecord, load_strictly, read_checkpoint, save_checkpoint
+from udx.train.gradients import gradient_norms
+from udx.train.interrupt import interruptible
+from udx.train.logbook import LogBook, memory_mb
 from udx.train.recipes import RunConfig
 from udx.train.run import Run, git_commit
-
-STATE_FORMAT: Final = "udx-state/1"
+from udx.train.schedule import one_cycle
+from udx.train.state import read_state, write_state
+from udx.train.teaching import Teaching, begin_teaching
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +51,8 @@ class Job:
     """One training: configuration, training keyframes and where they are from, teacher and start if any, run folder.
 
     ``teacher`` and ``start`` are runs; the start has the same detector, and only its weights are taken.
+    ``student_mAP`` is that of such a student without a teacher, where it is known: the teacher is held against it.
+    ``teacher_cache`` is a folder to keep the teacher's lessons in. ``warn`` is told what may be wrong.
     """
 
     config: RunConfig
@@ -70,8 +61,11 @@ class Job:
     run: Run
     teacher: Run | None = None
     start: Run | None = None
+    student_mAP: float | None = None
+    teacher_cache: Path | None = None
     resume: bool = False
     watch: Callable[[Progress], None] = field(default=lambda progress: None)
+    warn: Callable[[str], None] = field(default=lambda sentence: None)
 
 
 def train(job: Job) -> Detector:
@@ -80,8 +74,8 @@ def train(job: Job) -> Detector:
     Training that was interrupted continues at the very step with ``resume``; Ctrl-C saves before it ends.
 
     Raises:
-        UdxError: the run exists and is not to be resumed, or is of another configuration; the teacher or the
-            start does not fit.
+        UdxError: the run exists and is not to be resumed, or is of another configuration; the teacher, its cache or
+            the start does not fit.
     """
     session = _Session(job)
     try:
@@ -89,6 +83,18 @@ def train(job: Job) -> Detector:
     finally:
         session.close()
     return session.detector.eval()
+
+
+class _Student(nn.Module):
+    """A detector whose sensor encoder can be run alone, through the one ``forward`` that gradients are shared in."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, inputs: DetectorInputs, encoder_alone: bool) -> EncoderTaps:
+        taps: EncoderTaps = self.detector.encode(inputs) if encoder_alone else self.detector(inputs)
+        return taps
 
 
 class _Session:
@@ -100,38 +106,27 @@ class _Session:
         set_seed(config.seed)
         # Accelerate keeps the precision of a process's first Accelerator; a teacher may have had another.
         AcceleratorState._reset_state()
-        self.accelerator = Accelerator(mixed_precision=config.precision)
+        encoder_first = job.config.distillation.encoder_first if job.teacher else 0.0
+        # While the encoder learns alone, the rest of the detector has no gradients to share.
+        sharing = DistributedDataParallelKwargs(find_unused_parameters=encoder_first > 0)
+        self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[sharing])
         self.detector = Detector(job.config.detector)
         start_sha256 = self._start(job.start)
-        self.teacher, self.teacher_spec, teacher_record, distiller = self._teach(job)
+        self.teaching = self._teach()
         self.record = CheckpointRecord(
             config=job.config,
             step=0,
             data=job.data,
             git_commit=git_commit(),
-            teacher=teacher_record,
+            teacher=self.teaching.record if self.teaching else None,
             start_sha256=start_sha256,
             rig=self._example_rig(),
         )
         self.loader, self.sampler = self._data()
         self.steps_per_epoch = len(self.loader)
         self.steps = self.steps_per_epoch * config.epochs
-        modules = [self.detector] + ([distiller] if distiller else [])
-        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-        optimiser = torch.optim.AdamW(
-            parameters, config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: one_cycle(step, self.steps, config.optimiser.warmup)
-        )
-        self.optimiser, self.schedule = self.accelerator.prepare_optimizer(optimiser), schedule
-        self.student = self.accelerator.prepare_model(self.detector)
-        # Without adapters there is nothing to synchronise: its running means agree across processes already.
-        trains = distiller is not None and any(True for _ in distiller.parameters())
-        self.distiller = (
-            self.accelerator.prepare_model(distiller) if trains else distiller and distiller.to(self.accelerator.device)
-        )
-        self.parameters = parameters
+        self.encoder_steps = round(self.steps * encoder_first)
+        self._prepare()
         self.step = 0
         self.saved_at = time.monotonic()
         self._open()
@@ -143,17 +138,20 @@ class _Session:
         load_strictly(self.detector, tensors, start.checkpoint)
         return sha256_of(start.checkpoint)
 
-    def _teach(
-        self, job: Job
-    ) -> tuple[FrozenTeacher | None, SensorSpec | None, TeacherRecord | None, Distiller | None]:
+    def _teach(self) -> Teaching | None:
+        job = self.job
         if job.teacher is None:
-            return None, None, None, None
-        detector, record = load_teacher(job.teacher)
-        weaker = teacher_is_weaker(teacher=record.modality, student=job.config.detector.spec.modality)
-        distiller = Distiller.unidistill(
-            job.config.distillation, student=self.detector.taps, teacher=detector.taps, teacher_is_weaker=weaker
+            return None
+        return begin_teaching(
+            job.teacher,
+            self.detector,
+            job.config,
+            job.keyframes,
+            student_mAP=job.student_mAP,
+            cache=job.teacher_cache,
+            device=self.accelerator.device,
+            warn=job.warn,
         )
-        return FrozenTeacher(detector.to(self.accelerator.device)), detector.config.spec, record, distiller
 
     def _example_rig(self) -> dict[str, Any] | None:
         camera = self.job.config.detector.spec.camera
@@ -167,32 +165,49 @@ class _Session:
         dataset = KeyFrames(
             self.job.keyframes,
             config.detector.spec,
-            teacher_spec=self.teacher_spec,
+            teacher_spec=self.teaching.spec if self.teaching else None,
             augmentation=config.train.augmentation,
             seed=config.train.seed,
             with_depth=config.loss.depth > 0 and config.detector.spec.camera is not None,
+            remembered=self.teaching.cache if self.teaching else None,
         )
         processes = self.accelerator.num_processes
         batch_size = min(config.train.batch_size, max(len(dataset) // processes, 1))
         loader, sampler = make_loader(dataset, batch_size, config.train.workers, config.train.seed, drop_last=True)
         return self.accelerator.prepare_data_loader(loader, device_placement=False), sampler
 
+    def _prepare(self) -> None:
+        """Bring student, distiller, optimiser and schedule to the device, and to the other processes."""
+        config, distiller = self.job.config.train, self.teaching.distiller if self.teaching else None
+        modules = [self.detector] + ([distiller] if distiller else [])
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        optimiser = torch.optim.AdamW(
+            self.parameters, config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: one_cycle(step, self.steps, config.optimiser.warmup)
+        )
+        self.optimiser = self.accelerator.prepare_optimizer(optimiser)
+        self.student = self.accelerator.prepare_model(_Student(self.detector))
+        # Without adapters there is nothing to synchronise: its running means agree across processes already.
+        trains = distiller is not None and any(True for _ in distiller.parameters())
+        self.distiller: Any = (
+            self.accelerator.prepare_model(distiller) if trains else distiller and distiller.to(self.accelerator.device)
+        )
+
     def _open(self) -> None:
         """Begin a new run, or take up an old one."""
-        run, identity = self.job.run, to_plain(dataclasses.replace(self.record, git_commit="", step=0))
+        run, at = self.job.run, (0, 0)
         # A run that broke off before its first checkpoint has nothing to lose: resuming it begins anew.
         broke_off_early = run.config.is_file() and not run.state.exists() and not run.checkpoint.exists()
         if self.job.resume and run.state.is_file():
-            self._restore(identity)
+            at = self._restore()
         elif run.folder.exists() and any(run.folder.iterdir()) and not (self.job.resume and broke_off_early):
             raise UdxError(f"{run.folder} holds a run already; continue it with --resume, or choose another --out")
         if self.accelerator.is_main_process:
-            from torch.utils.tensorboard import SummaryWriter
-
             run.folder.mkdir(parents=True, exist_ok=True)
             write_json(run.config, to_plain(self.record))
-            self.log = open(run.log, "a" if self.step else "w", encoding="utf-8")  # noqa: SIM115
-            self.board = SummaryWriter(str(run.folder), purge_step=self.step)
+            self.log = LogBook(run, at=at)
 
     def fit(self) -> None:
         """Run the steps that are left; Ctrl-C ends training after the step that it falls in, and saves."""
@@ -200,7 +215,12 @@ class _Session:
             while self.step < self.steps:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
                 self.sampler.begin(epoch, done * self.loader.total_batch_size)
-                self._set_train()
+                if self.teaching is not None and self.teaching.cache is not None:
+                    self.teaching.cache.flush()  # for the loader's workers
+                    self.teaching.cache.refresh()
+                self.student.train()
+                if self.distiller is not None:
+                    self.distiller.train()
                 for batch in batches(self.loader, self.accelerator.device):
                     self._one_step(batch, epoch)
                     if interrupted():
@@ -210,19 +230,17 @@ class _Session:
                         self.save()
         self.save()
 
-    def _set_train(self) -> None:
-        self.student.train()
-        if self.distiller is not None:
-            self.distiller.train()
-
     def _one_step(self, batch: Batch, epoch: int) -> None:
         began = time.perf_counter()
-        losses, total = self._losses(batch)
+        with self.accelerator.autocast():
+            losses, raw = self._encoder_losses(batch) if self.step < self.encoder_steps else self._losses(batch)
+        total = torch.stack(list(losses.values())).sum()
         if not math.isfinite(float(total.detach())):
             raise UdxError(
                 f"the loss is {float(total.detach())} at step {self.step + 1} of {self.job.run.folder}; lower the rate "
                 "with --set train.optimiser.learning_rate=…, the last checkpoint is kept"
             )
+        pulls = self._pulls(losses)
         self.accelerator.backward(total)
         clip_norm = self.job.config.train.optimiser.clip_norm
         gradient_norm: Any = self.accelerator.clip_grad_norm_(self.parameters, clip_norm)
@@ -231,172 +249,100 @@ class _Session:
         self.schedule.step()
         self.optimiser.zero_grad()
         self.step += 1
-        values = {name: float(value) for name, value in losses.items()} | {"loss": float(total.detach())}
-        self._tell(
-            epoch,
-            values,
-            rate,
-            float(gradient_norm),
-            time.perf_counter() - began,
-            batch.dropped_points,
-        )
+        figures = {name: float(loss.detach()) for name, loss in (losses | raw).items()}
+        figures |= {"loss": float(total.detach()), "lr": rate, "gradient_norm": float(gradient_norm), **pulls}
+        figures |= {"seconds": round(time.perf_counter() - began, 4), "memory_mb": round(memory_mb(), 1)}
+        self._tell(epoch, figures | {"dropped_points": batch.dropped_points})
 
-    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Every term for the log, and their weighted sum."""
+    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every term of the loss, and figures for the log beside them."""
+        taps = self.student(batch.inputs, False)
+        objects, weights = batch.objects, self.job.config.loss
         grid = self.job.config.detector.spec.grid
-        with self.accelerator.autocast():
-            taps = self.student(batch.inputs)
-            weights = self.job.config.loss
-            terms = detection_loss(taps.heads, batch.boxes, batch.labels, grid, weights)
-            if batch.depth_BNhw is not None:
-                terms["depth"] = weights.depth * depth_loss(taps.depth_BNDhw, batch.depth_BNhw)
-            total = torch.stack(list(terms.values())).sum()
-            losses = {name: term.detach() for name, term in terms.items()} | {"detection": total.detach()}
-            if self.distiller is not None and self.teacher is not None:
-                taught = self.teacher(batch.teacher_inputs)
-                distilled = self.distiller(taps, taught, batch.boxes, total.detach(), self.step / self.steps)
-                total = total + torch.stack(list(distilled.weighted.values())).sum()
-                losses |= {name: term.detach() for name, term in distilled.weighted.items()}
-                losses |= {f"{name}_raw": term for name, term in distilled.raw.items()}
-        return losses, total
+        losses = detection_loss(taps.heads, list(objects.boxes), list(objects.labels), grid, weights)
+        losses |= self._depth(taps, batch)
+        detection = torch.stack(list(losses.values())).sum().detach()
+        if self.teaching is None:
+            return losses, {"detection": detection}
+        lessons = self.teaching.lessons(batch)
+        distilled = self.distiller(taps, lessons, objects, detection, self.step / self.steps)
+        return losses | distilled.weighted, {"detection": detection, **_named_raw(distilled.raw)}
 
-    def _tell(
-        self, epoch: int, losses: dict[str, float], rate: float, gradient_norm: float, seconds: float, dropped: int
-    ) -> None:
+    def _encoder_losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The same while the sensor encoder learns alone."""
+        assert self.teaching is not None
+        taps = self.student(batch.inputs, True)
+        lessons = self.teaching.lessons(batch)
+        distilled = self.distiller(taps, lessons, batch.objects, None, self.step / self.steps)
+        return distilled.weighted | self._depth(taps, batch), _named_raw(distilled.raw)
+
+    def _depth(self, taps: EncoderTaps, batch: Batch) -> dict[str, Tensor]:
+        if batch.depth_BNhw is None or taps.depth_BNDhw is None:
+            return {}
+        return {"depth": self.job.config.loss.depth * depth_loss(taps.depth_BNDhw, batch.depth_BNhw)}
+
+    def _pulls(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Gradient norms of the detection loss and of each term beside it, now and then."""
+        every = self.job.config.train.gradient_norms_every
+        if self.teaching is None or not every or self.step % every:
+            return {}
+        apart = {name: loss for name, loss in losses.items() if name in self.teaching.distiller.weights}
+        detection = [loss for name, loss in losses.items() if name not in apart]
+        if detection:
+            apart["detection"] = torch.stack(detection).sum()
+        scaler = self.accelerator.scaler
+        norms = gradient_norms(apart, self.parameters, scaler.get_scale() if scaler else 1.0)
+        return {f"{name}_gradient_norm": norm for name, norm in norms.items()}
+
+    def _tell(self, epoch: int, figures: dict[str, float]) -> None:
         if not self.accelerator.is_main_process:
             return
-        line = {"step": self.step, "epoch": epoch, "lr": rate, **losses, "gradient_norm": gradient_norm}
-        line |= {"seconds": round(seconds, 4), "memory_mb": round(memory_mb(), 1), "dropped_points": dropped}
-        self.log.write(json.dumps(line) + "\n")
-        self.log.flush()
-        for name, value in line.items():
-            if name not in ("step", "epoch"):
-                self.board.add_scalar(name, value, self.step)
-        config = self.job.config.train
-        self.job.watch(Progress(self.step, self.steps, epoch, config.epochs, losses))
+        self.log.write(self.step, epoch, figures)
+        self.job.watch(Progress(self.step, self.steps, epoch, self.job.config.train.epochs, figures))
 
     def save(self) -> None:
-        """Write the state for resuming, then the checkpoint, each whole."""
+        """Write the state for resuming, then the checkpoint, each whole; and the lessons that are not written yet."""
         self.saved_at = time.monotonic()
+        if self.teaching is not None and self.teaching.cache is not None:
+            self.teaching.cache.flush()
         if not self.accelerator.is_main_process:
             return
-        record = dataclasses.replace(self.record, step=self.step)
         state = {
-            "format": STATE_FORMAT,
-            "identity": json.dumps(to_plain(dataclasses.replace(self.record, git_commit="", step=0))),
             "step": self.step,
-            "log_bytes": self.log.tell(),
+            "log_bytes": self.log.length,
             "detector": self.detector.state_dict(),
-            "distiller": _unwrapped(self.accelerator, self.distiller),
+            "distiller": self._unwrapped_distiller().state_dict() if self.distiller is not None else {},
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "torch_rng": torch.get_rng_state(),
         }
-        write_with(self.job.run.state, lambda partial: torch.save(state, partial))
-        save_checkpoint(self.job.run.checkpoint, self.detector, record)
+        write_state(self.job.run.state, self._identity(), state)
+        save_checkpoint(self.job.run.checkpoint, self.detector, dataclasses.replace(self.record, step=self.step))
 
-    def _restore(self, identity: dict[str, Any]) -> None:
-        path = self.job.run.state
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            assert state["format"] == STATE_FORMAT
-            saved = json.loads(state["identity"])
-        except Exception as error:  # torch.load has no narrower promise
-            raise UdxError(f"{path} cannot be read ({type(error).__name__}); start again with another --out") from error
-        changed = sorted(_changed(saved, identity))
-        if changed:
-            raise UdxError(
-                f"{self.job.run.folder} was begun with another {changed[0]}; resume it as it was begun, "
-                "or choose another --out"
-            )
+    def _restore(self) -> tuple[int, int]:
+        """Take up the state that was saved; return the step and the length of the log then."""
+        state = read_state(self.job.run.state, self._identity())
         self.detector.load_state_dict(state["detector"])
         if self.distiller is not None:
-            self.accelerator.unwrap_model(self.distiller).load_state_dict(state["distiller"])
+            self._unwrapped_distiller().load_state_dict(state["distiller"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["torch_rng"])
         self.step = state["step"]
-        if self.job.run.log.is_file():
-            # Steps after the last checkpoint are taken again: their lines would stand twice.
-            with open(self.job.run.log, "r+b") as log:
-                log.truncate(state["log_bytes"])
+        return self.step, state["log_bytes"]
+
+    def _identity(self) -> dict[str, Any]:
+        return to_plain(dataclasses.replace(self.record, git_commit="", step=0))
+
+    def _unwrapped_distiller(self) -> nn.Module:
+        module: nn.Module = self.accelerator.unwrap_model(self.distiller)
+        return module
 
     def close(self) -> None:
         """Close the log."""
-        if self.accelerator.is_main_process and hasattr(self, "log"):
+        if hasattr(self, "log"):
             self.log.close()
-            self.board.close()
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Hold back the first Ctrl-C, so that no step is cut in two; yield whether it came. A second one acts at once."""
-    came = False
-
-    def hold(_: int, __: FrameType | None) -> None:
-        nonlocal came
-        came = True
-        signal.signal(signal.SIGINT, previous)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may handle signals
-        return
-    previous = signal.signal(signal.SIGINT, hold)
-    try:
-        yield lambda: came
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def load_teacher(run: Run) -> tuple[Detector, TeacherRecord]:
-    """Load a run's detector as a teacher, with the record that its student's checkpoint will carry.
-
-    Raises:
-        UdxError: the run has no readable checkpoint of this udx.
-    """
-    detector, record = load_detector(run.checkpoint)
-    metrics = run.read_metrics() or {}
-    return detector, TeacherRecord(
-        run=str(run.folder),
-        modality=record.config.detector.spec.modality,
-        checkpoint_sha256=sha256_of(run.checkpoint),
-        mAP=metrics.get("mAP"),
-        NDS=metrics.get("NDS"),
-    )
-
-
-def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """Factor on the learning rate: linear from 1/25 up to 1 over ``warmup · steps``, then half a cosine down to 0."""
-    rise = max(1, round(steps * warmup))
-    if step < rise:
-        return 1 / 25 + (1 - 1 / 25) * step / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
-
-
-def memory_mb() -> float:
-    """Peak memory so far: of the device on CUDA, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-def _unwrapped(accelerator: Accelerator, module: nn.Module | None) -> dict[str, Any]:
-    if module is None:
-        return {}
-    state: dict[str, Any] = accelerator.unwrap_model(module).state_dict()
-    return state
-
-
-def _changed(saved: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Dotted names of the fields in which two configurations differ."""
-    if isinstance(saved, dict) and isinstance(now, dict):
-        for name in saved.keys() | now.keys():
-            yield from _changed(saved.get(name), now.get(name), f"{path}.{name}" if path else name)
-    elif saved != now:
-        yield path
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a run's ``log.jsonl``; an unfinished last line is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+def _named_raw(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{name}_raw": loss for name, loss in raw.items()}

@@ -10,10 +10,10 @@ x, y, l, w and yaw are read, so an unknown velocity may be NaN.
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -125,7 +125,7 @@ def relation_loss(
     """
     student_N9C = box_features(student_BCHW, boxes, grid)
     teacher_N9C = box_features(teacher_BCHW.detach(), boxes, teacher_grid or grid)
-    return relation_distance(student_N9C, teacher_N9C)
+    return matrix_distance(cosines(student_N9C), cosines(teacher_N9C))
 
 
 def response_loss(
@@ -136,7 +136,10 @@ def response_loss(
     The classes' highest confidence, plus the mean over the regression channels; both weighted by the mask and divided
     by its sum. The teacher's logits, not the student's, are divided by ``teacher_temperature`` (the authors' code: 2).
     """
-    return response_distance(student, teacher, gaussian_mask(boxes, grid), teacher_temperature)
+    mask_BHW = gaussian_mask(boxes, grid)[:, 0]
+    cells_M3 = mask_BHW.nonzero()
+    taught = responses_at(teacher, cells_M3, teacher_temperature)
+    return response_distance(responses_at(student, cells_M3), taught.detached(), mask_BHW[cells_M3.unbind(1)])
 
 
 def feature_distance(student_N9C: Float[Tensor, "N P C"], teacher_N9C: Float[Tensor, "N P C"]) -> Float[Tensor, ""]:
@@ -144,20 +147,37 @@ def feature_distance(student_N9C: Float[Tensor, "N P C"], teacher_N9C: Float[Ten
     return _mean_over_boxes((student_N9C - teacher_N9C).abs().mean(dim=(1, 2)))
 
 
-def relation_distance(student_N9C: Float[Tensor, "N P C"], teacher_N9C: Float[Tensor, "N P D"]) -> Float[Tensor, ""]:
-    """``relation_loss`` of maps that were sampled already."""
-    return _mean_over_boxes((_cosines(student_N9C) - _cosines(teacher_N9C)).abs().mean(dim=(1, 2)))
+def matrix_distance(student_NPQ: Float[Tensor, "N P Q"], teacher_NPQ: Float[Tensor, "N P Q"]) -> Float[Tensor, ""]:
+    """L1 between one matrix a box, as those of ``cosines``: mean over the entries, then over the boxes."""
+    return _mean_over_boxes((student_NPQ - teacher_NPQ).abs().mean(dim=(1, 2)))
 
 
-def response_distance(
-    student: HeadMaps, teacher: HeadMaps, mask_B1HW: Float[Tensor, "B 1 H W"], teacher_temperature: float = 1.0
-) -> Float[Tensor, ""]:
-    """``response_loss`` under any mask."""
-    classes_BHW = _confidence(student.heatmap_BKHW) - _confidence(teacher.heatmap_BKHW.detach(), teacher_temperature)
-    regression_BRHW = _at_least_float32(student.regression_BRHW) - teacher.regression_BRHW.detach()
-    difference_BHW = classes_BHW.abs() + regression_BRHW.abs().mean(dim=1)
-    mask_BHW = mask_B1HW[:, 0].to(difference_BHW.dtype)
-    return (mask_BHW * difference_BHW).sum() / (mean_over_processes(mask_BHW.sum()) + EPS)
+class Responses(NamedTuple):
+    """What the heads say at M cells: the highest confidence of any class, and all regression channels."""
+
+    confidence_M: Float[Tensor, " M"]
+    regression_MR: Float[Tensor, "M R"]
+
+    def detached(self) -> "Responses":
+        """The same without gradient."""
+        return Responses(self.confidence_M.detach(), self.regression_MR.detach())
+
+
+def responses_at(heads: HeadMaps, cells_M3: Int[Tensor, "M 3"], temperature: float = 1.0) -> Responses:
+    """Read the heads at cells given as (sample, row, column); ``temperature`` divides the class logits."""
+    sample_M, row_M, column_M = cells_M3.unbind(dim=1)
+    # The sigmoid is monotonic, so the highest logit gives the highest confidence for a tenth of the work.
+    highest_M = _at_least_float32(heads.heatmap_BKHW[sample_M, :, row_M, column_M].amax(dim=1))
+    confidence_M = (highest_M / temperature).sigmoid().clamp(EPS, 1 - EPS)
+    return Responses(confidence_M, _at_least_float32(heads.regression_BRHW[sample_M, :, row_M, column_M]))
+
+
+def response_distance(student: Responses, teacher: Responses, weight_M: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+    """``response_loss`` at any cells with any weights: weighted mean of the differences."""
+    classes_M = (student.confidence_M - teacher.confidence_M).abs()
+    difference_M = classes_M + (student.regression_MR - teacher.regression_MR).abs().mean(dim=1)
+    weight_M = weight_M.to(difference_M.dtype)
+    return (weight_M * difference_M).sum() / (mean_over_processes(weight_M.sum()) + EPS)
 
 
 @torch.no_grad()
@@ -177,17 +197,12 @@ def gaussian_mask(boxes: Boxes, grid: BevGrid) -> Float[Tensor, "B 1 H W"]:
     return mask_BHW[:, None]
 
 
-def _cosines(features_NPC: Float[Tensor, "N P C"]) -> Float[Tensor, "N P P"]:
+def cosines(features_NPC: Float[Tensor, "N P C"]) -> Float[Tensor, "N P P"]:
+    """Cosine similarity of every two points of a box."""
     unit_NPC = features_NPC / (torch.linalg.vector_norm(features_NPC, dim=-1, keepdim=True) + EPS)
     with torch.autocast(unit_NPC.device.type, enabled=False):  # half precision would leave three digits of a cosine
         cosines_NPP: Tensor = unit_NPC @ unit_NPC.mT
     return cosines_NPP
-
-
-def _confidence(logits_BKHW: Float[Tensor, "B K H W"], temperature: float = 1.0) -> Float[Tensor, "B H W"]:
-    # The sigmoid is monotonic, so the highest logit gives the highest confidence for a tenth of the work.
-    highest_BHW = _at_least_float32(logits_BKHW.amax(dim=1))
-    return (highest_BHW / temperature).sigmoid().clamp(EPS, 1 - EPS)
 
 
 def _mean_over_boxes(loss_N: Float[Tensor, " N"]) -> Float[Tensor, ""]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from udx.data.augment import AugmentationConfig, BevAugmentation, ImageAugmentation
-from udx.data.spec import CameraSpec, LidarSpec, SensorSpec
+from udx.data.spec import CameraSpec, LidarSpec, Modality, SensorSpec
 from udx.geometry import BevGrid, Frustum
 from udx.models.bev_encoder import BevEncoderConfig
 from udx.models.camera import CameraEncoderConfig
@@ -13,9 +13,7 @@ from udx.models.center_head import CenterHeadConfig
 from udx.models.detection_loss import DetectionLossConfig
 from udx.models.detector import DetectorConfig
 from udx.models.lidar import LidarEncoderConfig
-from udx.train.objectives import DistillationConfig, LossWeights
-
-Modality = Literal["cam", "lidar", "fusion"]
+from udx.train.methods import DistillationConfig, unidistill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +33,8 @@ class TrainConfig:
     ``precision`` is accelerate's name of the type that convolutions compute in; ``auto`` becomes ``bf16`` where the
     machine has instructions for it, else ``no`` (FP32), before anything is trained or recorded. Weights stay FP32.
 
-    A checkpoint is written every ``checkpoint_every_s`` seconds, on Ctrl-C, and at the end.
+    A checkpoint is written every ``checkpoint_every_s`` seconds, on Ctrl-C, and at the end. Under distillation the
+    gradient norm of each loss term is logged every ``gradient_norms_every`` steps, at a backward pass a term; 0: never.
     """
 
     epochs: int
@@ -46,10 +45,11 @@ class TrainConfig:
     workers: int = 1
     seed: int = 0
     checkpoint_every_s: float = 300.0
+    gradient_norms_every: int = 50
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.workers < 0:
-            raise ValueError("epochs and batch_size must be at least 1, workers at least 0")
+        if self.epochs < 1 or self.batch_size < 1 or self.workers < 0 or self.gradient_norms_every < 0:
+            raise ValueError("epochs and batch_size must be at least 1, workers and gradient_norms_every at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ def nano(modality: Modality) -> RunConfig:
         ),
         loss=DetectionLossConfig(depth=1.0),
         # So few steps bear only a light hand: several times these shares cost a camera student 2 points of mAP.
-        distillation=DistillationConfig(weights=LossWeights(feature=0.1, relation=0.03, response=0.05)),
+        distillation=unidistill(feature=0.1, relation=0.03, response=0.05),
     )
 
 
@@ -141,7 +141,7 @@ def small(modality: Modality) -> RunConfig:
             workers=8,
         ),
         loss=DetectionLossConfig(depth=1.0),
-        distillation=DistillationConfig(),
+        distillation=unidistill(),
     )
 
 
@@ -176,7 +176,7 @@ def base(modality: Modality) -> RunConfig:
             workers=8,
         ),
         loss=DetectionLossConfig(),
-        distillation=DistillationConfig(),
+        distillation=unidistill(),
     )
 
 

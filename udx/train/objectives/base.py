@@ -1,16 +1,22 @@
 """What every objective is given, and what it returns."""
 
 import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from udx.errors import UdxError
 from udx.geometry import BevGrid
 from udx.models.taps import DeclaredTaps, Tap, Taps
 from udx.train.losses import Boxes, crucial_points
+from udx.train.objects import Objects as Objects
+
+Lesson = Mapping[str, Tensor]
+"""What one objective keeps of the teacher for one sample; all that a cache need hold of it."""
 
 AdapterPolicy = Literal["auto", "always", "never"]
 """When an adapter brings the student's map to the teacher's: ``auto``, where the teacher is weaker or the channels
@@ -18,7 +24,7 @@ differ; ``always``, even where neither holds; ``never``, so that different chann
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Path:
+class Pair:
     """From which detector to which, whether the teacher is the weaker one, and where to put adapters."""
 
     student: DeclaredTaps
@@ -30,12 +36,56 @@ class Path:
 class Objective(nn.Module, abc.ABC):
     """One comparison of a student with a teacher; its parameters are its adapter's.
 
-    Subclasses are built from a ``Path`` and their own keywords.
+    It works in two steps, so that the teacher need not be there in the second: ``read`` keeps what the objective
+    needs of the teacher, ``forward`` compares it with the student.
     """
 
+    of_encoder: ClassVar[bool] = False
+    """Whether it looks at no more than ``EncoderTaps``, so that it can teach a sensor encoder alone."""
+
     @abc.abstractmethod
-    def forward(self, student: Taps, teacher: Taps, boxes: Boxes) -> Float[Tensor, ""]:
-        """Return the raw loss, exactly 0 (with a graph) for a batch without boxes; the teacher is detached."""
+    def read(self, teacher: Taps, objects: Objects) -> list[Lesson]:
+        """Return the lesson of each sample. It depends on that sample and on nothing that is learned."""
+
+    @abc.abstractmethod
+    def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
+        """Return the raw loss, exactly 0 (with a graph) for a batch without boxes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig(abc.ABC):
+    """Settings of one objective. Subclasses have a field ``kind``, whose only value tells them apart in files.
+
+    ``weight``: what it is worth beside the detection loss (see ``Balance``); 0 switches it off, so that it costs
+    nothing.
+
+    Raises:
+        ValueError: the weight is negative or not finite.
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"the weight of a distillation loss must be finite and at least 0, not {self.weight}")
+
+    @abc.abstractmethod
+    def build(self, pair: Pair) -> Objective:
+        """Build the objective between two detectors.
+
+        Raises:
+            UdxError: the two cannot be compared by it.
+        """
+
+
+def by_sample(tensor_N: Tensor, boxes: Boxes) -> list[Tensor]:
+    """Cut what was computed for the N boxes of the whole batch, along its first dimension, at the samples' borders."""
+    return list(tensor_N.split([len(its) for its in boxes]))
+
+
+def of_all(lessons: Sequence[Lesson], name: str, like: Tensor) -> Tensor:
+    """Join one tensor of the lessons of all samples, on the device of ``like``."""
+    return torch.cat([lesson[name].to(like.device, non_blocking=True) for lesson in lessons])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +96,19 @@ class GridPair:
     teacher: BevGrid
 
     @classmethod
-    def of(cls, path: Path, student: Tap, teacher: Tap) -> "GridPair":
+    def of(cls, pair: Pair, student: Tap, teacher: Tap) -> "GridPair":
         """Coarsen both detectors' grids to the strides of their taps.
 
         Raises:
             UdxError: the two maps share no ground.
         """
-        pair = cls(path.student.grid.coarsened(student.stride), path.teacher.grid.coarsened(teacher.stride))
-        if not _overlap(pair.student, pair.teacher):
+        grids = cls(pair.student.grid.coarsened(student.stride), pair.teacher.grid.coarsened(teacher.stride))
+        if not _overlap(grids.student, grids.teacher):
             raise UdxError(
-                f"the student's grid {pair.student} and the teacher's {pair.teacher} share no ground: "
+                f"the student's grid {grids.student} and the teacher's {grids.teacher} share no ground: "
                 "give both detectors ranges that overlap"
             )
-        return pair
+        return grids
 
     def comparable(self, boxes: Boxes) -> list[Float[Tensor, "_ 9"]]:
         """Leave out the boxes that one of the maps holds only in part.
@@ -80,8 +130,8 @@ def inside(points: Float[Tensor, "*shape 2"], grid: BevGrid) -> Bool[Tensor, "*s
     return (x >= grid.x_min) & (x <= grid.x_max) & (y >= grid.y_min) & (y <= grid.y_max)
 
 
-def adapter(path: Path, student: Tap, teacher: Tap, *, channels_must_match: bool) -> nn.Module:
-    """Build what brings the student's map to the teacher's, by the path's policy.
+def adapter(pair: Pair, student: Tap, teacher: Tap, *, channels_must_match: bool) -> nn.Module:
+    """Build what brings the student's map to the teacher's, by the pair's policy.
 
     One 3 × 3 convolution with batch norm and ReLU for a teacher that is weaker (the paper's adaptive layer: the
     student need not unlearn what the teacher does not know), else a 1 × 1 convolution where channels differ.
@@ -89,7 +139,7 @@ def adapter(path: Path, student: Tap, teacher: Tap, *, channels_must_match: bool
     Raises:
         UdxError: the channels differ and the policy forbids an adapter.
     """
-    if path.adapter == "always" or (path.adapter == "auto" and path.teacher_is_weaker):
+    if pair.adapter == "always" or (pair.adapter == "auto" and pair.teacher_is_weaker):
         return nn.Sequential(
             nn.Conv2d(student.channels, teacher.channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(teacher.channels),
@@ -97,7 +147,7 @@ def adapter(path: Path, student: Tap, teacher: Tap, *, channels_must_match: bool
         )
     if student.channels == teacher.channels or not channels_must_match:
         return nn.Identity()
-    if path.adapter == "never":
+    if pair.adapter == "never":
         raise UdxError(
             f"the student's map has {student.channels} channels and the teacher's {teacher.channels}, which needs an "
             "adapter: set the distillation's adapter to 'auto', or give both the same width"
