@@ -15,6 +15,10 @@ from udx.train.objectives.response import Response
 Balance = Literal["share", "fixed"]
 """``share``: a weight is the share of the detection loss that its term is held at; ``fixed``: a mere factor."""
 
+Inherit = Literal["nothing", "bev", "all"]
+"""Which of the teacher's weights a student starts from: ``bev``: of BEV encoder and head, which read the same map
+whatever the sensors; ``all``: also of the sensor encoders that both have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillationConfig:
@@ -23,6 +27,7 @@ class DistillationConfig:
     ``ramp``: share of training over which the weights rise from 0 to full. ``ema_decay``: of the running means behind
     ``balance``. ``encoder_first``: share of training in which the sensor encoder alone learns, from the teacher's
     encoder (block-wise distillation): no detection loss is taken, and neither BEV encoder nor head is run.
+    ``inherit``: weights that the student starts from, in place of its own or of those of its start.
 
     Raises:
         ValueError: a value is out of its range, or nothing is left to do.
@@ -34,6 +39,7 @@ class DistillationConfig:
     adapter: AdapterPolicy = "auto"
     ema_decay: float = 0.98
     encoder_first: float = 0.0
+    inherit: Inherit = "nothing"
 
     def __post_init__(self) -> None:
         if not any(objective.weight for objective in self.objectives.values()):

@@ -10,6 +10,7 @@ import torch
 from udx.config import to_plain
 from udx.data.frame import KeyFrame
 from udx.data.spec import Modality, SensorSpec
+from udx.errors import UdxError
 from udx.files import sha256_of
 from udx.models.detector import Detector
 from udx.models.taps import DeclaredTaps
@@ -17,10 +18,17 @@ from udx.train.batch import Batch
 from udx.train.checkpoint import TeacherRecord, load_detector
 from udx.train.distiller import Distiller, FrozenTeacher, Lessons
 from udx.train.lesson_cache import CacheKey, LessonCache, data_digest
-from udx.train.methods import DistillationConfig
+from udx.train.methods import DistillationConfig, Inherit
 from udx.train.objectives import Pair
 from udx.train.recipes import RunConfig
 from udx.train.run import Run
+
+INHERITED: Final[dict[Inherit, tuple[str, ...]]] = {
+    "nothing": (),
+    "bev": ("bev_encoder", "head"),
+    "all": ("camera", "lidar", "bev_encoder", "head"),
+}
+"""Modules of a detector by what is inherited."""
 
 STRENGTH: Final[tuple[Modality, ...]] = ("cam", "lidar", "fusion")
 """Modalities from the weakest to the strongest detector, as on nuScenes."""
@@ -61,7 +69,7 @@ def begin_teaching(
     device: torch.device,
     warn: Callable[[str], None],
 ) -> Teaching:
-    """Load a teacher and put the configuration's objectives between it and the student.
+    """Load a teacher, put the configuration's objectives between it and the student, and let it inherit.
 
     ``student_mAP``: of such a student without a teacher, where it is known. ``cache``: folder of remembered lessons.
 
@@ -80,11 +88,35 @@ def begin_teaching(
         adapter=config.distillation.adapter,
     )
     distiller = Distiller(config.distillation, pair)
+    inherit(student, detector, config.distillation.inherit)
     detector = detector.to(device)
     remembered = (
         LessonCache.open(cache, cache_key(record, detector, student.taps, config, keyframes)) if cache else None
     )
     return Teaching(FrozenTeacher(detector), detector.config.spec, record, distiller, remembered)
+
+
+def inherit(student: Detector, teacher: Detector, what: Inherit) -> None:
+    """Copy weights of the teacher into the student, module by module.
+
+    A student that is trained apart from its teacher finds its own order of channels, so that maps of the two cannot
+    be compared but through an adapter; one that begins with the teacher's BEV encoder and head reads its own maps as
+    the teacher reads its, and is left with learning to make them.
+
+    Raises:
+        UdxError: a module of both has another shape in one of them.
+    """
+    for name in INHERITED[what]:
+        own, theirs = getattr(student, name), getattr(teacher, name)
+        if own is None or theirs is None:
+            continue
+        try:
+            own.load_state_dict(theirs.state_dict())
+        except RuntimeError as error:
+            raise UdxError(
+                f"the student cannot inherit the teacher's {name.replace('_', ' ')}, whose layers are not the "
+                "student's: give both the same widths, or set distillation.inherit=nothing"
+            ) from error
 
 
 def load_teacher(run: Run) -> tuple[Detector, TeacherRecord]:

@@ -1,0 +1,298 @@
+"""What distillation gains: every path of the paper, with and without, each loss alone, over seeds, on a test split.
+
+    python benchmarks/distill_gain.py [--out runs/distill-gain] [--jobs 2]
+
+A small synthetic world of its own is rendered, one teacher of each modality is trained, then every student of every
+arm and seed. Within a seed all arms of a student begin with the same weights and see the same samples in the same
+order under the same augmentation. Interrupted, it goes on where it was. What was chosen (shares, what to inherit) was
+chosen on the split ``tune``, with a seed that is not among those reported; every figure here is of the split ``test``.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from distill_report import Figures, PathResult, draw, result_of, to_markdown
+
+from udx.cli import run as run_command
+from udx.console import bar, say
+from udx.data.augment import AugmentationConfig, BevAugmentation
+from udx.data.evaluation import evaluate
+from udx.data.nuscenes import load_keyframes, open_dataroot
+from udx.data.spec import CameraSpec, LidarSpec, Modality
+from udx.data.synth import WorldSpec, write_world
+from udx.files import read_json, write_json, write_text
+from udx.geometry import BevGrid, Frustum
+from udx.models.bev_encoder import BevEncoderConfig
+from udx.models.camera import CameraEncoderConfig
+from udx.models.center_head import CenterHeadConfig
+from udx.models.lidar import LidarEncoderConfig
+from udx.runtime.environment import environment
+from udx.train.job import native_precision
+from udx.train.logbook import read_log
+from udx.train.loop import Job, train
+from udx.train.methods import DistillationConfig, unidistill
+from udx.train.predict import predict
+from udx.train.recipes import RunConfig, nano
+from udx.train.run import Run
+
+RESULTS: Final = Path(__file__).parent / "results" / "distill_gain"
+WORLD: Final = WorldSpec(scenes=112, samples=4, sweeps=0, seed=7, image_width_px=264)
+SPLITS: Final = {"train": range(64), "tune": range(64, 80), "test": range(80, 112)}
+"""Scenes of each split."""
+
+SEEDS: Final = (0, 1, 2)
+TEACHER_EPOCHS: Final = 10
+STUDENT_EPOCHS: Final = 4
+
+PATHS: Final[tuple[tuple[Modality, Modality], ...]] = (
+    ("fusion", "cam"),
+    ("lidar", "cam"),
+    ("fusion", "lidar"),
+    ("cam", "lidar"),
+)
+"""The paper's paths, from teacher to student."""
+
+SHARES: Final = {"feature": 0.1, "relation": 0.03, "response": 0.05}
+"""Of the detection loss; several times as much does harm in so few steps."""
+
+
+def best(teacher: Modality, student: Modality) -> DistillationConfig:
+    """The best recipe that was found for a path on the split ``tune``."""
+    return dataclasses.replace(unidistill(**SHARES), inherit="all")
+
+
+def arms(teacher: Modality, student: Modality) -> dict[str, DistillationConfig]:
+    """Every way to distil along one path, by name."""
+    none = dict.fromkeys(SHARES, 0.0)
+    alone = {name: unidistill(**{**none, name: share}) for name, share in SHARES.items()}
+    return {**alone, "all": unidistill(**SHARES), "best": best(teacher, student)}
+
+
+def setting(modality: Modality, epochs: int, seed: int) -> RunConfig:
+    """A detector smaller than recipe nano's: images of 96 × 264, ±40 m in cells of 1 m; batches of 4."""
+    config = nano(modality)
+    spec = config.detector.spec
+    frustum = Frustum(
+        image_height_px=96, image_width_px=264, stride_px=12, depth_min_m=2.0, depth_step_m=1.0, depth_bins=44
+    )
+    detector = dataclasses.replace(
+        config.detector,
+        spec=dataclasses.replace(
+            spec,
+            grid=BevGrid(-40.0, 40.0, -40.0, 40.0, 1.0),
+            camera=CameraSpec(frustum=frustum) if spec.camera else None,
+            lidar=LidarSpec(sweeps=1, max_points=30_000) if spec.lidar else None,
+        ),
+        camera=CameraEncoderConfig(
+            backbone="resnet", settings=config.detector.camera.settings, neck_channels=32, context_channels=32
+        ),
+        lidar=LidarEncoderConfig(pillar_channels=32, pillars_per_cell=1),
+        low_channels=32,
+        bev_encoder=BevEncoderConfig(channels=(48, 96), strides=(2, 2), convolutions=(2, 2), out_channels=(24, 24)),
+        head=CenterHeadConfig(shared_channels=24, task_channels=12),
+    )
+    turned = AugmentationConfig(
+        bev=BevAugmentation(
+            mirror_x_probability=0.5, mirror_y_probability=0.5, rotation_rad=(-0.4, 0.4), scale=(0.95, 1.05)
+        )
+    )
+    return dataclasses.replace(
+        config,
+        recipe="distill-gain",
+        detector=detector,
+        train=dataclasses.replace(
+            config.train,
+            epochs=epochs,
+            seed=seed,
+            batch_size=4,
+            workers=0,
+            augmentation=turned,
+            precision=native_precision(),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One run of the matrix: ``name`` is its folder below the output."""
+
+    name: str
+    config: RunConfig
+    teacher: str | None = None
+
+
+def teacher_task(modality: Modality) -> Task:
+    """The teacher of a modality."""
+    return Task(name=f"teacher-{modality}", config=setting(modality, TEACHER_EPOCHS, seed=1000))
+
+
+def plain_task(student: Modality, epochs: int, seed: int) -> Task:
+    """A student that learns alone."""
+    return Task(name=f"{student}/alone-{epochs}-{seed}", config=setting(student, epochs, seed))
+
+
+def arm_task(teacher: Modality, student: Modality, arm: str, distillation: DistillationConfig, seed: int) -> Task:
+    """A student that is taught."""
+    config = dataclasses.replace(setting(student, STUDENT_EPOCHS, seed), distillation=distillation)
+    return Task(name=f"{student}/{arm}-from-{teacher}-{seed}", config=config, teacher=teacher_task(teacher).name)
+
+
+def perform(task: Task, out: Path, split: str) -> str:
+    """Train and evaluate one task in this process, or take it up, or leave it if it is done."""
+    import torch
+
+    torch.set_num_threads(1)
+    run = Run(out / task.name)
+    if run.metrics.is_file():
+        return task.name
+    nusc = open_dataroot(out / "world")
+    keyframes = load_keyframes(nusc, "train", max_sweeps=1)
+    detector = train(
+        Job(
+            config=task.config,
+            keyframes=keyframes,
+            data={"keyframes": "train"},
+            run=run,
+            teacher=Run(out / task.teacher) if task.teacher else None,
+            resume=run.config.is_file(),
+        )
+    )
+    held_out = load_keyframes(nusc, split, max_sweeps=1)
+    modality = task.config.detector.spec.modality
+    metrics = evaluate(nusc, split, predict(detector, held_out, workers=0), held_out, modality=modality)
+    write_json(run.metrics, metrics.to_json())
+    return task.name
+
+
+def perform_all(tasks: Sequence[Task], out: Path, split: str, jobs: int, title: str) -> None:
+    """Perform tasks side by side, one thread each."""
+    tasks = [task for task in {task.name: task for task in tasks}.values() if not metrics_file(out, task).is_file()]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, bar(title) as tick:
+        running: set[Future[str]] = {pool.submit(perform, task, out, split) for task in tasks}
+        done = 0
+        tick(done, len(tasks), "")
+        while running:
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                done += 1
+                tick(done, len(tasks), future.result())
+
+
+def metrics_file(out: Path, task: Task) -> Path:
+    """Where a task's figures are once it is done."""
+    return Run(out / task.name).metrics
+
+
+def figures(out: Path, tasks: Sequence[Task]) -> Figures:
+    """MAP and NDS in % of some finished tasks, and the seconds that their steps took."""
+    metrics = [read_json(metrics_file(out, task)) for task in tasks]
+    return Figures(
+        mAP=tuple(100 * each["mAP"] for each in metrics),
+        NDS=tuple(100 * each["NDS"] for each in metrics),
+        seconds=tuple(seconds_of(Run(out / task.name)) for task in tasks),
+    )
+
+
+def seconds_of(run: Run) -> float:
+    """Seconds of all steps, without loading; the first, which warms up, is left out."""
+    return sum(line["seconds"] for line in read_log(run.log)[1:])
+
+
+def equal_time_epochs(out: Path, teacher: Modality, student: Modality, seeds: Sequence[int]) -> int:
+    """Epochs of learning alone that take at least as long as the best recipe of a path: rounded up."""
+    alone = figures(out, [plain_task(student, STUDENT_EPOCHS, seed) for seed in seeds])
+    taught = figures(out, [arm_task(teacher, student, "best", best(teacher, student), seed) for seed in seeds])
+    return math.ceil(STUDENT_EPOCHS * sum(taught.seconds) / sum(alone.seconds))
+
+
+def matrix(seeds: Sequence[int]) -> Iterator[Task]:
+    """Every run but the controls of equal time: those that matter most come first."""
+    by_arm = {pair: arms(*pair) for pair in PATHS}
+    for arm in ("best", "all", "feature", "relation", "response"):
+        for seed in seeds:
+            for student in ("cam", "lidar"):
+                yield plain_task(student, STUDENT_EPOCHS, seed)
+            for (teacher, student), its in by_arm.items():
+                yield arm_task(teacher, student, arm, its[arm], seed)
+
+
+def make_world(out: Path) -> None:
+    """Render the world once, and name its splits."""
+    root = out / "world"
+    if not root.exists():
+        with bar("rendering the world") as tick:
+            write_world(root, WORLD, progress=lambda done, total: tick(done, total, "keyframes"))
+    splits = root / "v1.0-synth" / "splits.json"
+    names = {split: [WORLD.names[scene] for scene in scenes] for split, scenes in SPLITS.items()}
+    write_json(splits, WORLD.splits() | names)
+
+
+def results(out: Path, seeds: Sequence[int]) -> dict[str, PathResult]:
+    """All paths' figures."""
+    found = {}
+    for teacher, student in PATHS:
+        epochs = equal_time_epochs(out, teacher, student, seeds)
+        found[f"{teacher}->{student}"] = result_of(
+            teacher=figures(out, [teacher_task(teacher)]),
+            alone=figures(out, [plain_task(student, STUDENT_EPOCHS, seed) for seed in seeds]),
+            equal_time=figures(out, [plain_task(student, epochs, seed) for seed in seeds]),
+            arms={
+                arm: figures(out, [arm_task(teacher, student, arm, config, seed) for seed in seeds])
+                for arm, config in arms(teacher, student).items()
+            },
+        )
+    return found
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/distill-gain"), show_default=True)
+@click.option("--jobs", type=int, default=2, show_default=True, help="Trainings side by side, one thread each.")
+@click.option("--results", "stem", type=click.Path(path_type=Path), default=RESULTS, help="Results without suffix.")
+def main(out: Path, jobs: int, stem: Path) -> None:
+    """Run the whole matrix, or what is left of it, and write JSON, table and picture."""
+    began = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    make_world(out)
+    perform_all([teacher_task(modality) for modality in ("fusion", "lidar", "cam")], out, "test", jobs, "teachers")
+    perform_all(list(matrix(SEEDS)), out, "test", jobs, "students")
+    controls = [
+        plain_task(student, equal_time_epochs(out, teacher, student, SEEDS), seed)
+        for seed in SEEDS
+        for teacher, student in PATHS
+    ]
+    perform_all(controls, out, "test", jobs, "controls of equal time")
+    found = results(out, SEEDS)
+    record: dict[str, Any] = {
+        "paths": {path: result.to_json() for path, result in found.items()},
+        "seeds": list(SEEDS),
+        "epochs": {"teacher": TEACHER_EPOCHS, "student": STUDENT_EPOCHS},
+        "world": dataclasses.asdict(WORLD),
+        "recipes": {f"{teacher}->{student}": described(best(teacher, student)) for teacher, student in PATHS},
+        "command": "python benchmarks/distill_gain.py",
+        "seconds": round(time.monotonic() - began, 1),
+        "machine": dataclasses.asdict(environment()),
+    }
+    write_json(stem.with_suffix(".json"), record)
+    write_text(stem.with_suffix(".md"), to_markdown(found))
+    draw(found, stem.with_suffix(".png"))
+    say(to_markdown(found))
+
+
+def described(config: DistillationConfig) -> dict[str, Any]:
+    """A recipe in plain JSON."""
+    from udx.config import to_plain
+
+    return json.loads(json.dumps(to_plain(config)))  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    run_command(main)
