@@ -17,7 +17,7 @@ from udx.train.gradients import gradient_norms
 from udx.train.logbook import read_log
 from udx.train.loop import Job, train
 from udx.train.run import Run
-from udx.train.teaching import doubt, load_teacher, teacher_is_weaker
+from udx.train.teaching import doubt, inherit, load_teacher, teacher_is_weaker
 
 TURNING = AugmentationConfig(bev=BevAugmentation(rotation_rad=(-0.5, 0.5)), draws=2)
 
@@ -229,3 +229,38 @@ def test_a_teacher_of_other_classes_is_refused(make_job, tmp_path, teacher):
     save_file(load_file(teacher.checkpoint), foreign.checkpoint, metadata={"udx": json.dumps(plain)})
     with pytest.raises(UdxError, match="was written with classes"):
         load_teacher(foreign)
+
+
+@pytest.mark.parametrize(
+    ("what", "modules"), [("bev", {"bev_encoder", "head"}), ("all", {"bev_encoder", "head", "camera"})]
+)
+def test_a_student_inherits_what_it_shares_with_its_teacher(teacher, what, modules):
+    student, (detector, _) = Detector(tiny_detector("cam")), load_teacher(teacher)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    inherit(student, detector, what)
+    theirs = detector.state_dict()
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, theirs[name] if name.split(".")[0] in modules else before[name]), name
+    inherit(student, detector, "nothing")
+
+
+def test_an_heir_starts_as_the_teacher_and_then_goes_its_own_way(make_job, tmp_path, teacher):
+    config = tiny_run("lidar", epochs=1)
+    config = dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, inherit="all"))
+    job = make_job(tmp_path / "run", config=config, teacher=teacher)
+    train(job)
+    own, theirs = load_file(job.run.checkpoint), load_file(teacher.checkpoint)
+    learned = [name for name in own if name.endswith("weight") and own[name].dim() > 1]
+    assert learned and not any(torch.equal(own[name], theirs[name]) for name in learned)
+
+
+def test_nobody_inherits_from_a_teacher_of_other_widths(make_job, tmp_path, teacher):
+    config = tiny_run("cam", epochs=1)
+    config = dataclasses.replace(
+        config,
+        detector=tiny_detector("cam", low_channels=16),
+        distillation=dataclasses.replace(config.distillation, inherit="bev"),
+    )
+    with pytest.raises(UdxError, match="cannot inherit the teacher's bev encoder"):
+        train(make_job(tmp_path / "run", config=config, teacher=teacher))
+    assert not (tmp_path / "run").exists()
