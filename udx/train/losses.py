@@ -43,9 +43,13 @@ UNIT_POINTS: Final = (
 
 def crucial_points(boxes_N9: Float[Tensor, "N 9"]) -> Float[Tensor, "N 9 2"]:
     """Four corners, four edge midpoints and the centre of each box: (x, y) in the BEV frame, metres."""
-    unit_92 = boxes_N9.new_tensor(UNIT_POINTS)
+    return points_of_boxes(boxes_N9, boxes_N9.new_tensor(UNIT_POINTS))
+
+
+def points_of_boxes(boxes_N9: Float[Tensor, "N 9"], unit_P2: Float[Tensor, "P 2"]) -> Float[Tensor, "N P 2"]:
+    """Points of a box of size 1 at the origin (along, across its heading) as they lie in each box: (x, y), metres."""
     x, y, length, width, yaw = (boxes_N9[:, column, None] for column in (0, 1, 3, 4, 6))
-    along, across = length * unit_92[:, 0], width * unit_92[:, 1]
+    along, across = length * unit_P2[:, 0], width * unit_P2[:, 1]
     cos, sin = yaw.cos(), yaw.sin()
     return torch.stack([x + along * cos - across * sin, y + along * sin + across * cos], dim=-1)
 
@@ -86,13 +90,19 @@ def sample_points(
     return (values_BCP4 * weights_BP4[:, None].to(precision)).sum(-1).transpose(1, 2)
 
 
-def box_features(map_BCHW: Float[Tensor, "B C H W"], boxes: Boxes, grid: BevGrid) -> Float[Tensor, "N 9 C"]:
-    """Sample the maps at the crucial points of all boxes, sample after sample."""
+def box_features(
+    map_BCHW: Float[Tensor, "B C H W"],
+    boxes: Boxes,
+    grid: BevGrid,
+    unit_points: Sequence[tuple[float, float]] = UNIT_POINTS,
+) -> Float[Tensor, "N P C"]:
+    """Sample the maps at points of all boxes (see ``points_of_boxes``), by default the crucial ones."""
     padded_BM9 = pad_sequence(list(boxes), batch_first=True)
     batch, most = padded_BM9.shape[:2]
-    points = crucial_points(padded_BM9.flatten(0, 1)).view(batch, most * 9, 2)
-    sampled_BM9C = sample_points(map_BCHW, points, grid).unflatten(1, (most, 9))
-    return torch.cat([sampled[: len(its)] for sampled, its in zip(sampled_BM9C, boxes, strict=True)])
+    points = points_of_boxes(padded_BM9.flatten(0, 1), padded_BM9.new_tensor(unit_points))
+    sampled = sample_points(map_BCHW, points.view(batch, most * len(unit_points), 2), grid)
+    sampled_BMPC = sampled.unflatten(1, (most, len(unit_points)))
+    return torch.cat([sampled[: len(its)] for sampled, its in zip(sampled_BMPC, boxes, strict=True)])
 
 
 def feature_loss(
@@ -152,6 +162,12 @@ def matrix_distance(student_NPQ: Float[Tensor, "N P Q"], teacher_NPQ: Float[Tens
     return _mean_over_boxes((student_NPQ - teacher_NPQ).abs().mean(dim=(1, 2)))
 
 
+def weighted_mean(values_M: Float[Tensor, " M"], weight_M: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+    """Mean of values with weights; 0 where the weights are. In a distributed run, by the mean weight of a process."""
+    weight_M = weight_M.to(values_M.dtype)
+    return (weight_M * values_M).sum() / (mean_over_processes(weight_M.sum()) + EPS)
+
+
 class Responses(NamedTuple):
     """What the heads say at M cells: the highest confidence of any class, and all regression channels."""
 
@@ -167,17 +183,16 @@ def responses_at(heads: HeadMaps, cells_M3: Int[Tensor, "M 3"], temperature: flo
     """Read the heads at cells given as (sample, row, column); ``temperature`` divides the class logits."""
     sample_M, row_M, column_M = cells_M3.unbind(dim=1)
     # The sigmoid is monotonic, so the highest logit gives the highest confidence for a tenth of the work.
-    highest_M = _at_least_float32(heads.heatmap_BKHW[sample_M, :, row_M, column_M].amax(dim=1))
+    highest_M = at_least_float32(heads.heatmap_BKHW[sample_M, :, row_M, column_M].amax(dim=1))
     confidence_M = (highest_M / temperature).sigmoid().clamp(EPS, 1 - EPS)
-    return Responses(confidence_M, _at_least_float32(heads.regression_BRHW[sample_M, :, row_M, column_M]))
+    return Responses(confidence_M, at_least_float32(heads.regression_BRHW[sample_M, :, row_M, column_M]))
 
 
 def response_distance(student: Responses, teacher: Responses, weight_M: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """``response_loss`` at any cells with any weights: weighted mean of the differences."""
     classes_M = (student.confidence_M - teacher.confidence_M).abs()
     difference_M = classes_M + (student.regression_MR - teacher.regression_MR).abs().mean(dim=1)
-    weight_M = weight_M.to(difference_M.dtype)
-    return (weight_M * difference_M).sum() / (mean_over_processes(weight_M.sum()) + EPS)
+    return weighted_mean(difference_M, weight_M)
 
 
 @torch.no_grad()
@@ -210,5 +225,6 @@ def _mean_over_boxes(loss_N: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     return loss_N.sum() / (mean_over_processes(count) + EPS)
 
 
-def _at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The same values in float32 where they are in half precision."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

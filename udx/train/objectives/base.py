@@ -3,15 +3,15 @@
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from udx.errors import UdxError
 from udx.geometry import BevGrid
-from udx.models.taps import DeclaredTaps, Tap, Taps
+from udx.models.taps import DeclaredTaps, PerspectiveTap, Tap, Taps
 from udx.train.losses import Boxes, crucial_points
 from udx.train.objects import Objects as Objects
 
@@ -40,7 +40,7 @@ class Objective(nn.Module, abc.ABC):
     needs of the teacher, ``forward`` compares it with the student.
     """
 
-    of_encoder: ClassVar[bool] = False
+    of_encoder: bool = False
     """Whether it looks at no more than ``EncoderTaps``, so that it can teach a sensor encoder alone."""
 
     @abc.abstractmethod
@@ -49,7 +49,11 @@ class Objective(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
-        """Return the raw loss, exactly 0 (with a graph) for a batch without boxes."""
+        """Return the raw loss.
+
+        For a batch without boxes it is exactly 0 (with a graph), but for an objective that says it compares more than
+        the objects: that one is well defined without any.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +134,9 @@ def inside(points: Float[Tensor, "*shape 2"], grid: BevGrid) -> Bool[Tensor, "*s
     return (x >= grid.x_min) & (x <= grid.x_max) & (y >= grid.y_min) & (y <= grid.y_max)
 
 
-def adapter(pair: Pair, student: Tap, teacher: Tap, *, channels_must_match: bool) -> nn.Module:
+def adapter(
+    pair: Pair, student: Tap | PerspectiveTap, teacher: Tap | PerspectiveTap, *, channels_must_match: bool
+) -> nn.Module:
     """Build what brings the student's map to the teacher's, by the pair's policy.
 
     One 3 × 3 convolution with batch norm and ReLU for a teacher that is weaker (the paper's adaptive layer: the

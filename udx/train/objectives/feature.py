@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ class FeatureObjective(Objective):
     channels over the crucial points, averaged over steps. The loss then no longer depends on the scale of a map.
     """
 
-    of_encoder: ClassVar[bool] = True
+    of_encoder = True
 
     def __init__(self, pair: Pair, *, normalise: bool = False, ema_decay: float = 0.98) -> None:
         super().__init__()
