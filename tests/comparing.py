@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from udx.geometry import CLASSES, BevGrid
+from tests.tiny import FRUSTUM, ring_of_cameras
+from udx.data.spec import CAMERAS
+from udx.geometry import CLASSES, BevGrid, Frustum
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS
-from udx.models.taps import DeclaredTaps, HeadMaps, Tap, Taps
+from udx.models.taps import DeclaredTaps, HeadMaps, PerspectiveTap, Tap, Taps
 from udx.train.objectives import Objective, Objects
 
 GRID = BevGrid(-8.0, 8.0, -4.0, 4.0, 0.5)
@@ -28,18 +30,28 @@ def declare(
     strides: tuple[int, int, int] = (1, 1, 1),
     grid: BevGrid = GRID,
     heads: int = len(CLASSES) + REGRESSIONS,
+    perspective: int | None = None,
+    frustum: Frustum = FRUSTUM,
 ) -> DeclaredTaps:
-    channels = (low, high, heads)
-    return DeclaredTaps(grid=grid, **dict(zip(("low", "high", "heads"), map(Tap, channels, strides), strict=True)))
+    taps = dict(zip(("low", "high", "heads"), map(Tap, (low, high, heads), strides), strict=True))
+    cameras = None if perspective is None else PerspectiveTap(perspective, frustum)
+    return DeclaredTaps(grid=grid, perspective=cameras, **taps)
 
 
-def taps_of(declared: DeclaredTaps, seed: int = 0, batch: int = 2) -> Taps:
+def taps_of(declared: DeclaredTaps, seed: int = 0, batch: int = 2, dtype: torch.dtype = torch.float32) -> Taps:
     generator = torch.Generator().manual_seed(seed)
 
     def random_map(tap: Tap, channels: int) -> Tensor:
-        return torch.randn(batch, channels, *declared.grid.coarsened(tap.stride).shape, generator=generator)
+        shape = declared.grid.coarsened(tap.stride).shape
+        return torch.randn(batch, channels, *shape, generator=generator, dtype=dtype)
 
+    cameras = declared.perspective
     return Taps(
+        perspective_BNChw=None
+        if cameras is None
+        else torch.randn(
+            batch, len(CAMERAS), cameras.channels, *cameras.frustum.feature_shape, generator=generator, dtype=dtype
+        ),
         low_BCHW=random_map(declared.low, declared.low.channels),
         high_BCHW=random_map(declared.high, declared.high.channels),
         heads=HeadMaps(random_map(declared.heads, len(CLASSES)), random_map(declared.heads, REGRESSIONS)),
@@ -60,7 +72,16 @@ def sample_of(taps: Taps, sample: int) -> Taps:
 
 
 def objects_of(boxes: Sequence[Float[Tensor, "_ 9"]]) -> Objects:
-    return Objects(boxes, [torch.arange(len(its)) % len(CLASSES) for its in boxes])
+    """Boxes of classes in their order, in sight of a ring of cameras."""
+    projections = torch.from_numpy(ring_of_cameras().pixels_T_ego_N34).float()
+    labels = [torch.arange(len(its)) % len(CLASSES) for its in boxes]
+    return Objects(boxes, labels, projections.expand(len(boxes), -1, -1, -1))
+
+
+def maps_in(taps: Taps) -> list[Tensor]:
+    """Every map that there is."""
+    its = [taps.low_BCHW, taps.high_BCHW, taps.heads.heatmap_BKHW, taps.heads.regression_BRHW, taps.perspective_BNChw]
+    return [each for each in its if each is not None]
 
 
 def compare(

@@ -1,6 +1,7 @@
 """UniDistill's losses: by hand, against a second implementation, and by property.
 
-The second implementation below is NumPy with plain loops; it shares no code and no formula trick with udx.
+The second implementation, here and in ``tests/second_opinion.py``, is NumPy with plain loops; it shares no code and no
+formula trick with udx.
 """
 
 import os
@@ -14,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.second_opinion import np_mask, np_points, np_sample
 from udx.geometry import BevGrid
 from udx.geometry.boxes import box_corners
 from udx.models.taps import HeadMaps
@@ -62,30 +64,6 @@ def coordinate_map(grid: BevGrid = GRID) -> torch.Tensor:
 # The second implementation.
 
 
-def np_points(row: np.ndarray) -> list[tuple[float, float]]:
-    x, y, _, length, width, _, yaw = row[:7]
-    heading = np.array([np.cos(yaw), np.sin(yaw)])
-    left = np.array([-np.sin(yaw), np.cos(yaw)])
-    corners = [
-        np.array([x, y]) + front * length / 2 * heading + side * width / 2 * left
-        for front, side in ((1, 1), (-1, 1), (-1, -1), (1, -1))
-    ]
-    edges = [(corners[i] + corners[(i + 1) % 4]) / 2 for i in range(4)]
-    return [tuple(point) for point in (*corners, *edges, sum(corners) / 4)]
-
-
-def np_sample(map_CHW: np.ndarray, x: float, y: float, grid: BevGrid) -> np.ndarray:
-    channels, height, width = map_CHW.shape
-    value = np.zeros(channels)
-    for row in range(height):
-        for column in range(width):
-            far_x = abs(x - (grid.x_min + (column + 0.5) * grid.cell)) / grid.cell
-            far_y = abs(y - (grid.y_min + (row + 0.5) * grid.cell)) / grid.cell
-            if far_x < 1 and far_y < 1:
-                value += (1 - far_x) * (1 - far_y) * map_CHW[:, row, column]
-    return value
-
-
 def np_feature(student: np.ndarray, teacher: np.ndarray, boxes: list[np.ndarray], grid: BevGrid) -> float:
     total, count = 0.0, 0
     for sample, rows in enumerate(boxes):
@@ -110,37 +88,6 @@ def np_relation(student: np.ndarray, teacher: np.ndarray, boxes: list[np.ndarray
             total += np.abs(cosines(student[sample], row) - cosines(teacher[sample], row)).sum() / 81
             count += 1
     return total / (count + 1e-4)
-
-
-def np_radius(length: float, width: float, overlap: float = 0.7) -> int:
-    """All three cases of the rule, as CornerNet's code has them."""
-    perimeter, area = length + width, length * width
-    roots = []
-    for a, b, c in (
-        (1, perimeter, area * (1 - overlap) / (1 + overlap)),
-        (4, 2 * perimeter, (1 - overlap) * area),
-        (4 * overlap, -2 * overlap * perimeter, (overlap - 1) * area),
-    ):
-        roots.append((b + np.sqrt(b * b - 4 * a * c)) / 2)
-    return max(0, int(min(roots)))
-
-
-def np_mask(boxes: list[np.ndarray], grid: BevGrid) -> np.ndarray:
-    height, width = grid.shape
-    mask = np.zeros((len(boxes), height, width))
-    for sample, rows in enumerate(boxes):
-        for entry in rows:
-            column, row = np.floor((entry[0] - grid.x_min) / grid.cell), np.floor((entry[1] - grid.y_min) / grid.cell)
-            if not (0 <= column < width and 0 <= row < height):
-                continue
-            radius = np_radius(entry[3] / grid.cell, entry[4] / grid.cell)
-            sigma = (2 * radius + 1) / 6
-            for i in range(height):
-                for j in range(width):
-                    if abs(i - row) <= radius and abs(j - column) <= radius:
-                        value = np.exp(-((i - row) ** 2 + (j - column) ** 2) / (2 * sigma**2))
-                        mask[sample, i, j] = max(mask[sample, i, j], value)
-    return mask
 
 
 def np_response(
