@@ -12,6 +12,8 @@ RUNTIME = [
     "rich>=13,<16",
 ]
 ONNXRUNTIME = "onnxruntime>=1.24,<2"
+# torch for CUDA brings and pins its own; elsewhere the tests run the kernels in its interpreter.
+TRITON = "triton>=3.6,<4; platform_system == 'Linux'"
 TRAIN = [
     "torch>=2.11,<2.14",
     "accelerate>=1.10,<2",
@@ -22,6 +24,7 @@ TRAIN = [
     "onnxscript>=0.5,<1",
     "jaxtyping>=0.3,<0.4",
     ONNXRUNTIME,
+    TRITON,
 ]
 DEV = [
     "pytest>=8.3,<10",
@@ -29,6 +32,7 @@ DEV = [
     "beartype>=0.21,<0.24",
     "ruff>=0.12,<0.18",
     "mypy>=1.15,<3",
+    TRITON,
 ]
 
 setup(

@@ -24,11 +24,8 @@ from udx.train.checkpoint import load_detector
 from udx.train.loop import Job, train
 from udx.train.run import Run
 
-OPERATORS = {
-    "cam": {"UdxBevPool"},
-    "lidar": {"UdxVoxelize", "UdxPillarScatter"},
-    "fusion": {"UdxBevPool", "UdxVoxelize", "UdxPillarScatter"},
-}
+PILLARS = {"UdxVoxelCells", "UdxVoxelSums", "UdxPillarFeatures", "UdxPillarClear", "UdxPillarMax"}
+OPERATORS = {"cam": {"UdxBevPool"}, "lidar": PILLARS, "fusion": {"UdxBevPool", *PILLARS}}
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,27 @@
-"""bev_pool against hand-computed cases and a plain loop, its gradients, and its ONNX function."""
+"""bev_pool in all its homes, against hand-computed cases and a plain loop; its gradients; what it refuses."""
+
+import itertools
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
+from tests.ops import homes
 from udx.ops import bev_pool
-from udx.ops.onnx_functions import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, function_protos
+
+DTYPES = [*itertools.product([torch.float32, torch.float16, torch.bfloat16], repeat=2), (torch.float64,) * 2]
+"""Of depth and context; autocast mixes them."""
+ACCURACY = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
-def random_case(seed: int, batch: int, cameras: int, bins: int, height: int, width: int, channels: int, cells: int):
+def random_case(seed, batch=2, cameras=2, bins=3, height=2, width=2, channels=3, cells=5, dtypes=(torch.float64,) * 2):
+    """Depth, context, and a plan whose last points land nowhere, as ``pooling_plan`` makes it."""
     rng = np.random.default_rng(seed)
     points = cameras * bins * height * width
-    depth = torch.from_numpy(rng.random((batch, cameras, bins, height, width)))
-    context = torch.from_numpy(rng.normal(size=(batch, cameras, height, width, channels)))
+    depth = torch.from_numpy(rng.random((batch, cameras, bins, height, width))).to(dtypes[0])
+    context = torch.from_numpy(rng.normal(size=(batch, cameras, height, width, channels))).to(dtypes[1])
     index, offsets = [], []
     for _ in range(batch):
         cell_of_point = rng.integers(0, cells + 1, points)  # the last stands for nowhere
@@ -26,107 +30,170 @@ def random_case(seed: int, batch: int, cameras: int, bins: int, height: int, wid
     return depth, context, torch.tensor(np.array(index)).int(), torch.tensor(np.array(offsets)).int()
 
 
-def by_loop(depth, context, index, offsets):
-    batch, cameras, bins, height, width = depth.shape
-    pooled = np.zeros((batch, offsets.shape[1] - 1, context.shape[-1]))
-    for b in range(batch):
+def loop(depth, context, index, offsets):
+    """(sample, cell, (camera, bin, row, column)) of every pooled point."""
+    for sample in range(len(depth)):
         for cell in range(offsets.shape[1] - 1):
-            for point in index[b, offsets[b, cell] : offsets[b, cell + 1]].tolist():
-                n, d, y, x = np.unravel_index(point, (cameras, bins, height, width))
-                pooled[b, cell] += depth[b, n, d, y, x].item() * context[b, n, y, x].numpy()
+            for point in index[sample, offsets[sample, cell] : offsets[sample, cell + 1]].tolist():
+                yield sample, cell, np.unravel_index(point, depth.shape[1:])
+
+
+def pooled_by_loop(depth, context, index, offsets):
+    pooled = np.zeros((len(depth), offsets.shape[1] - 1, context.shape[-1]))
+    for sample, cell, (n, d, y, x) in loop(depth, context, index, offsets):
+        pooled[sample, cell] += depth[sample, n, d, y, x].item() * context[sample, n, y, x].double().numpy()
     return pooled
 
 
-def test_two_points_of_one_cell_add_up_by_hand():
+def gradients_by_loop(grad, depth, context, index, offsets):
+    grad_depth, grad_context = np.zeros(depth.shape), np.zeros(context.shape)
+    for sample, cell, (n, d, y, x) in loop(depth, context, index, offsets):
+        row = grad[sample, cell].double().numpy()
+        grad_depth[sample, n, d, y, x] += row @ context[sample, n, y, x].double().numpy()
+        grad_context[sample, n, y, x] += row * depth[sample, n, d, y, x].item()
+    return grad_depth, grad_context
+
+
+def assert_close(got, expected, dtype):
+    assert got.dtype == dtype
+    np.testing.assert_allclose(
+        got.double().numpy(), expected, rtol=ACCURACY[dtype], atol=ACCURACY[dtype] * max(1, np.abs(expected).max())
+    )
+
+
+def test_two_points_of_one_cell_add_up_by_hand(home):
     depth = torch.tensor([0.25, 0.75]).view(1, 1, 2, 1, 1)  # one pixel, two depth bins
     context = torch.tensor([10.0, -4.0]).view(1, 1, 1, 1, 2)
-    both = bev_pool(depth, context, torch.tensor([[0, 1]]).int(), torch.tensor([[0, 0, 2, 2]]).int())
+    both = home("bev_pool", depth, context, torch.tensor([[0, 1]]).int(), torch.tensor([[0, 0, 2, 2]]).int())
     assert both.tolist() == [[[0, 0], [10, -4], [0, 0]]]
-    apart = bev_pool(depth, context, torch.tensor([[1, 0]]).int(), torch.tensor([[0, 1, 1, 2]]).int())
+    apart = home("bev_pool", depth, context, torch.tensor([[1, 0]]).int(), torch.tensor([[0, 1, 1, 2]]).int())
     assert apart.tolist() == [[[7.5, -3], [0, 0], [2.5, -1]]]
 
 
-def test_what_stands_behind_the_last_offset_is_padding():
-    depth = torch.ones(1, 1, 3, 1, 1)
-    context = torch.ones(1, 1, 1, 1, 1)
-    pooled = bev_pool(depth, context, torch.tensor([[2, 0, 1]]).int(), torch.tensor([[0, 1, 1]]).int())
+def test_what_stands_behind_the_last_offset_is_padding(home):
+    depth, context = torch.ones(1, 1, 3, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    pooled = home("bev_pool", depth, context, torch.tensor([[2, 0, 1]]).int(), torch.tensor([[0, 1, 1]]).int())
     assert pooled.tolist() == [[[1], [0]]]
 
 
+def test_a_plan_without_points_or_without_slots_pools_nothing(home):
+    depth, context, _, _ = random_case(0, dtypes=(torch.float32,) * 2)
+    for slots in (0, 24):
+        pooled = home("bev_pool", depth, context, torch.zeros(2, slots).int(), torch.zeros(2, 4).int())
+        assert torch.equal(pooled, torch.zeros(2, 3, 3))
+
+
 sizes = {name: st.integers(1, 3) for name in ("batch", "cameras", "bins", "height", "width", "channels")}
+dtypes = st.sampled_from(DTYPES)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), cells=st.integers(1, 12), **sizes)
-def test_equals_a_plain_loop(seed, cells, **shape):
-    case = random_case(seed, cells=cells, **shape)
-    np.testing.assert_allclose(bev_pool(*case).numpy(), by_loop(*case), atol=1e-12)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), cells=st.integers(1, 12), dtypes=dtypes, **sizes)
+def test_equals_a_plain_loop(home, seed, **shape):
+    case = random_case(seed, **shape)
+    assert_close(home("bev_pool", *case), pooled_by_loop(*case), case[1].dtype)
 
 
-def test_the_gradient_is_that_of_finite_differences():
-    depth, context, index, offsets = random_case(1, 2, 2, 3, 2, 2, 3, 5)
-    inputs = depth.requires_grad_(), context.requires_grad_()
-    assert torch.autograd.gradcheck(lambda d, c: bev_pool(d, c, index, offsets), inputs)
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10**6), cells=st.integers(1, 12), dtypes=dtypes, **sizes)
+def test_gradients_equal_a_plain_loop(home, seed, **shape):
+    depth, context, *plan = random_case(seed, **shape)
+    grad = torch.from_numpy(np.random.default_rng(seed).normal(size=(len(depth), shape["cells"], context.shape[-1])))
+    grad = grad.to(context.dtype)
+    of_depth, of_context = home.run(homes.gradients, "bev_pool", grad, 2, depth, context, *plan)
+    expected = gradients_by_loop(grad, depth, context, *plan)
+    assert_close(of_depth, expected[0], depth.dtype)
+    assert_close(of_context, expected[1], context.dtype)
 
 
-def test_torch_sees_through_the_operator():
-    depth, context, index, offsets = random_case(2, 2, 1, 2, 2, 2, 3, 4)
-    torch.library.opcheck(bev_pool, (depth.requires_grad_(), context.requires_grad_(), index, offsets))
+def test_cells_and_channels_beyond_one_block_of_a_kernel(home):
+    case = random_case(3, batch=1, cameras=1, bins=40, channels=130, cells=2, dtypes=(torch.float32,) * 2)
+    assert_close(home("bev_pool", *case), pooled_by_loop(*case), torch.float32)
+    grad = torch.ones(1, 2, 130)
+    got = home.run(homes.gradients, "bev_pool", grad, 2, *case)
+    for its, expected in zip(got, gradients_by_loop(grad, *case), strict=True):
+        assert_close(its, expected, torch.float32)
 
 
-def test_half_precision_is_summed_in_single():
-    # 1 + 4096 · 2⁻¹² is 2; summed in FP16 the small ones would vanish beside 1.
-    depth = torch.full((1, 1, 4097, 1, 1), 2.0**-12, dtype=torch.float16)
+def test_the_gradient_is_that_of_finite_differences(home):
+    case = random_case(1, batch=2, cameras=1, bins=3, height=1, channels=2, cells=3)
+    assert home.run(homes.passes_gradcheck, "bev_pool", 2, *case)
+
+
+def test_torch_sees_through_the_operator(home):
+    case = random_case(2, dtypes=(torch.float32,) * 2)
+    assert home.run(homes.opcheck, "bev_pool", 2, *case) == {"SUCCESS"}
+    assert torch.equal(home.run(homes.compiled, "bev_pool", *case), home("bev_pool", *case))
+
+
+def test_torch_exports_the_operator():
+    class Pool(torch.nn.Module):
+        def forward(self, *tensors):
+            return bev_pool(*tensors)
+
+    exported = torch.export.export(Pool(), random_case(2))
+    assert torch.ops.udx.bev_pool.default in {node.target for node in exported.graph.nodes}
+    case = random_case(3)
+    assert torch.equal(exported.module()(*case), bev_pool(*case))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single(home, dtype):
+    # 1 + 4096 · 2⁻¹² is 2; summed in 16 bits the small ones would vanish beside 1.
+    depth = torch.full((1, 1, 4097, 1, 1), 2.0**-12, dtype=dtype)
     depth[0, 0, 0] = 1.0
-    context = torch.ones(1, 1, 1, 1, 1, dtype=torch.float16)
-    pooled = bev_pool(depth, context, torch.arange(4097).int()[None], torch.tensor([[0, 4097]]).int())
-    assert pooled.dtype == torch.float16
+    context = torch.ones(1, 1, 1, 1, 1, dtype=dtype)
+    pooled = home("bev_pool", depth, context, torch.arange(4097).int()[None], torch.tensor([[0, 4097]]).int())
+    assert pooled.dtype == dtype
     assert pooled.item() == 2.0
 
 
 @pytest.mark.parametrize(
     ("index", "offsets", "said"),
     [
-        ([[0, 4]], [[0, 2]], "outside 0 to 3"),
-        ([[0, -1]], [[0, 2]], "outside 0 to 3"),
-        ([[0, 1]], [[0, 3]], "beyond the 2 points"),
+        ([[0, 4]], [[0, 2]], "points 0 to 3, but holds others"),
+        ([[0, -1]], [[0, 2]], "points 0 to 3, but holds others"),
+        ([[0, 1]], [[0, 3]], "beyond the 2 slots"),
         ([[0, 1]], [[0, 2, 1]], "not decrease"),
         ([[0, 1]], [[1, 2]], "begin at 0"),
-        ([[0], [1]], [[0, 1], [0, 1]], "for each of 1 samples"),
     ],
 )
-def test_a_bad_plan_never_reaches_memory(index, offsets, said):
+def test_the_reference_refuses_a_bad_plan(index, offsets, said):
     depth, context = torch.ones(1, 1, 4, 1, 1), torch.ones(1, 1, 1, 1, 1)
     with pytest.raises(ValueError, match=said):
         bev_pool(depth, context, torch.tensor(index).int(), torch.tensor(offsets).int())
 
 
-def onnx_session(batch: int = 2) -> ort.InferenceSession:
-    node = helper.make_node(
-        "UdxBevPool", ["depth", "context", "index", "offsets"], ["pooled"], domain=DOMAIN, **PLUGIN_ATTRIBUTES
-    )
-    graph = helper.make_graph(
-        [node],
-        "pool",
-        [
-            helper.make_tensor_value_info("depth", TensorProto.FLOAT, [batch, 2, 3, 2, 4]),
-            helper.make_tensor_value_info("context", TensorProto.FLOAT, [batch, 2, 2, 4, 5]),
-            helper.make_tensor_value_info("index", TensorProto.INT32, [batch, 48]),
-            helper.make_tensor_value_info("offsets", TensorProto.INT32, [batch, 8]),
-        ],
-        [helper.make_tensor_value_info("pooled", TensorProto.FLOAT, [batch, 7, 5])],
-    )
-    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
-    bodies = [body for body in function_protos() if body.name == "UdxBevPool"]
-    model = helper.make_model(graph, opset_imports=imports, functions=bodies, ir_version=10)
-    onnx.checker.check_model(model, full_check=True)
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+def test_kernels_keep_a_bad_plan_from_memory(kernel_home):
+    depth, context = torch.full((1, 1, 4, 1, 1), 2.0), torch.ones(1, 1, 1, 1, 1)
+    index = torch.tensor([[-1, 0, 2**31 - 1, 4, 3, -(2**31)]]).int()  # 0 and 3 are points
+    for offsets, expected in (
+        ([0, 3, 6], [2, 2]),
+        ([-(2**31), 5, 2**31 - 1], [4, 0]),
+        ([4, 2, 6], [0, 2]),
+    ):
+        plan = index, torch.tensor([offsets]).int()
+        pooled = kernel_home.run(homes.launch, "bev_pool", "pool", depth, context, *plan)
+        assert pooled.flatten().tolist() == expected
+        grads = kernel_home.run(homes.launch, "bev_pool", "pool_backward", torch.ones(1, 2, 1), depth, context, *plan)
+        pooled_points = sum(expected) // 2
+        assert [int(its.sum()) for its in grads] == [pooled_points, 2 * pooled_points]
 
 
-def test_the_onnx_function_gives_the_same_for_every_plan():
-    session = onnx_session()
-    for seed in range(4):
-        depth, context, index, offsets = random_case(seed, 2, 2, 3, 2, 4, 5, 7)
-        tensors = {"depth": depth.float(), "context": context.float(), "index": index, "offsets": offsets}
-        (pooled,) = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
-        np.testing.assert_allclose(pooled, by_loop(depth, context, index, offsets), atol=1e-5)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d, c, i, o: (d.int(), c, i, o), "depth must be float32 or float16 or .*, not int32"),
+        (lambda d, c, i, o: (d, c.long(), i, o), "context must be float32 or .*, not int64"),
+        (lambda d, c, i, o: (d, c, i.long(), o), "point_index must be int32, not int64"),
+        (lambda d, c, i, o: (d, c, i, o.float()), "cell_offsets must be int32, not float32"),
+        (lambda d, c, i, o: (d, c[:, :1], i, o), r"context must have shape \(2, 2, 2, 2, any\), not \(2, 1, 2, 2, 3\)"),
+        (lambda d, c, i, o: (d, c, i[:1], o), r"point_index must have shape \(2, any\), not \(1, 24\)"),
+        (lambda d, c, i, o: (d[0], c, i, o), r"depth must have shape \(any, any, any, any, any\), not"),
+        (lambda d, c, i, o: (d, c, i, o[:, :0]), "one entry more than there are cells"),
+        (lambda d, c, i, o: (d.transpose(3, 4), c, i, o), r"depth must be contiguous, not strided \(24, 12, 4, 1, 2\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        bev_pool(*change(*random_case(0, dtypes=(torch.float32,) * 2)))

@@ -1,13 +1,13 @@
-"""How torch's exporter writes the BEV operators: one ``udx`` node each, with the plugin's attributes."""
+"""How torch's exporter writes the BEV operators: one ``udx`` node for each kernel, with the plugin's attributes."""
 
 from collections.abc import Callable
 from typing import Any, Final
 
 import onnx
 import torch
-from onnxscript import values
+from onnxscript import ir, opset20, values
 
-from udx.ops import POSITION_STEP_M
+from udx.ops import PillarGrid
 from udx.ops.onnx_functions import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 
 _FLOAT, _INT, _STRING = (getattr(onnx.defs.OpSchema.AttrType, kind) for kind in ("FLOAT", "INT", "STRING"))
@@ -16,62 +16,89 @@ _PLUGIN_TYPES: Final = {str: _STRING, int: _INT}
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table for ``torch.onnx.export(custom_translation_table=…)``."""
+    ints, single = ["tensor(int32)"], ["tensor(float)"]
+    place = {"x_min": _FLOAT, "y_min": _FLOAT, "cell_size": _FLOAT}
     bev_pool = _operator(
         "UdxBevPool",
-        inputs={"depth": "T", "context": "T", "point_index": "I", "cell_offsets": "I"},
-        outputs={"pooled": "T"},
-        types={"T": _FLOATS, "I": ["tensor(int32)"]},
+        inputs={"depth": "D", "context": "C", "point_index": "I", "cell_offsets": "I"},
+        outputs={"pooled": "C"},
+        types={"D": _FLOATS, "C": _FLOATS, "I": ints},
     )
-    voxelize = _operator(
-        "UdxVoxelize",
-        inputs={"points": "T", "num_points": "I"},
-        outputs={"cell": "I", "sums": "I"},
-        types={"T": ["tensor(float)"], "I": ["tensor(int32)"]},
-        attributes={
-            "x_min": _FLOAT,
-            "y_min": _FLOAT,
-            "cell_size": _FLOAT,
-            "rows": _INT,
-            "columns": _INT,
-            "z_min": _FLOAT,
-            "z_max": _FLOAT,
-            "position_step": _FLOAT,
-        },
+    voxel_cells = _operator(
+        "UdxVoxelCells",
+        inputs={"points": "F", "num_points": "I"},
+        outputs={"cell": "I", "cleared": "I"},
+        types={"F": single, "I": ints},
+        attributes=place | {"rows": _INT, "columns": _INT, "z_min": _FLOAT, "z_max": _FLOAT},
     )
-    pillar_scatter = _operator(
-        "UdxPillarScatter",
-        inputs={"features": "T", "cell": "I"},
-        outputs={"pillars": "T"},
-        types={"T": _FLOATS, "I": ["tensor(int32)"]},
+    voxel_sums = _operator(
+        "UdxVoxelSums",
+        inputs={"points": "F", "num_points": "I", "cell": "I", "cleared": "I"},
+        outputs={"sums": "I"},
+        types={"F": single, "I": ints},
+        attributes=place | {"z_middle": _FLOAT},
+    )
+    described = _operator(
+        "UdxPillarFeatures",
+        inputs={"points": "F", "cell": "I", "sums": "I"},
+        outputs={"features": "F"},
+        types={"F": single, "I": ints},
+        attributes=place | {"z_middle": _FLOAT},
+    )
+    pillar_clear = _operator(
+        "UdxPillarClear",
+        inputs={"features": "T"},
+        outputs={"cleared": "F"},
+        types={"T": _FLOATS, "F": single},
         attributes={"num_cells": _INT},
+    )
+    pillar_max = _operator(
+        "UdxPillarMax",
+        inputs={"features": "T", "cell": "I", "cleared": "F"},
+        outputs={"pillars": "F"},
+        types={"T": _FLOATS, "I": ints, "F": single},
     )
 
     def write_bev_pool(depth: Any, context: Any, point_index: Any, cell_offsets: Any) -> Any:
         return bev_pool(depth, context, point_index, cell_offsets, **PLUGIN_ATTRIBUTES)
 
-    def write_voxelize(
-        points: Any,
-        num_points: Any,
-        x_min: float,
-        y_min: float,
-        cell: float,
-        rows: int,
-        columns: int,
-        z_min: float,
-        z_max: float,
-    ) -> Any:
-        shape = {"cell_size": cell, "rows": rows, "columns": columns, "position_step": POSITION_STEP_M}
-        ranges = {"x_min": x_min, "y_min": y_min, "z_min": z_min, "z_max": z_max}
-        return voxelize(points, num_points, **shape, **ranges, **PLUGIN_ATTRIBUTES)
+    def write_voxelize(points: Any, num_points: Any, *scalars: Any) -> Any:
+        grid = PillarGrid(*scalars)
+        cell, cleared = voxel_cells(
+            points,
+            num_points,
+            **_place(grid),
+            rows=grid.rows,
+            columns=grid.columns,
+            z_min=grid.z_min,
+            z_max=grid.z_max,
+            **PLUGIN_ATTRIBUTES,
+        )
+        sums = voxel_sums(
+            points, num_points, cell, cleared, **_place(grid), z_middle=grid.z_middle, **PLUGIN_ATTRIBUTES
+        )
+        return cell, sums
+
+    def write_pillar_features(points: Any, cell: Any, sums: Any, *scalars: Any) -> Any:
+        grid = PillarGrid(*scalars)
+        return described(points, cell, sums, **_place(grid), z_middle=grid.z_middle, **PLUGIN_ATTRIBUTES)
 
     def write_pillar_scatter(features: Any, cell: Any, num_cells: int) -> Any:
-        return pillar_scatter(features, cell, num_cells=num_cells, **PLUGIN_ATTRIBUTES)
+        cleared = pillar_clear(features, num_cells=num_cells, **PLUGIN_ATTRIBUTES)
+        pillars = pillar_max(features, cell, cleared, **PLUGIN_ATTRIBUTES)
+        # The map is FP32 because atomics are; no cast is left in a graph that is FP32 anyway.
+        return pillars if features.dtype == ir.DataType.FLOAT else opset20.CastLike(pillars, features)
 
     return {
         torch.ops.udx.bev_pool.default: write_bev_pool,
         torch.ops.udx.voxelize.default: write_voxelize,
+        torch.ops.udx.pillar_features.default: write_pillar_features,
         torch.ops.udx.pillar_scatter.default: write_pillar_scatter,
     }
+
+
+def _place(grid: PillarGrid) -> dict[str, float]:
+    return {"x_min": grid.x_min, "y_min": grid.y_min, "cell_size": grid.cell}
 
 
 _FLOATS: Final = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]

@@ -7,7 +7,6 @@ Legend: B batch, M points, F point features, C channels, H W grid rows and colum
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from udx.data.spec import POINT_FEATURES
 from udx.geometry import BevGrid
 from udx.models.blocks import conv_bn_relu
-from udx.ops import POSITION_STEP_M, pillar_scatter, voxelize
+from udx.ops import PillarGrid, pillar_features, pillar_scatter, voxelize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +33,9 @@ class LidarEncoder(nn.Module):
     ) -> None:
         super().__init__()
         per_cell = config.pillars_per_cell
-        self.grid = BevGrid(grid.x_min, grid.x_max, grid.y_min, grid.y_max, grid.cell / per_cell)
-        self.z_range_m = z_range_m
+        fine = BevGrid(grid.x_min, grid.x_max, grid.y_min, grid.y_max, grid.cell / per_cell)
+        self.shape = fine.shape
+        self.pillars = PillarGrid(fine.x_min, fine.y_min, fine.cell, *fine.shape, *z_range_m)
         # Beside the point itself: offsets to the mean of its pillar (3) and to the pillar's centre (2).
         self.point_linear = nn.Linear(len(POINT_FEATURES) + 5, config.pillar_channels, bias=False)
         self.point_norm = nn.BatchNorm1d(config.pillar_channels)
@@ -48,43 +48,16 @@ class LidarEncoder(nn.Module):
         self, points_BMF: Float[Tensor, "B M F"], num_points_B1: Int[Tensor, "B 1"]
     ) -> Float[Tensor, "B C H W"]:
         """Low BEV map on the detector's grid."""
-        batch, cells = len(points_BMF), self.grid.num_cells
-        described = [self.describe(points, num) for points, num in zip(points_BMF, num_points_B1, strict=True)]
-        features_MF = torch.cat([features for features, _ in described])
-        # A batch is the disjoint union of its samples; what is in no cell goes to the cell behind the last.
-        cell_M = torch.cat(
-            [
-                torch.where(cell < cells, cell + sample * cells, batch * cells)
-                for sample, (_, cell) in enumerate(described)
-            ]
-        )
+        scalars = self.pillars.scalars
+        num_cells = len(points_BMF) * self.pillars.num_cells
+        points_BMF = points_BMF.contiguous()
+        cell_M, sums = voxelize(points_BMF, num_points_B1, *scalars)
+        features_MF = pillar_features(points_BMF, cell_M, sums, *scalars)
         if self.training:
             # Padding must not enter the batch statistics.
-            inside = cell_M < batch * cells
+            inside = cell_M < num_cells
             features_MF, cell_M = features_MF[inside], cell_M[inside]
         features_MC = F.relu(self.point_norm(self.point_linear(features_MF)))
-        pillars = pillar_scatter(features_MC, cell_M.contiguous(), batch * cells)
-        low: Tensor = self.to_low(pillars.unflatten(0, (batch, *self.grid.shape)).permute(0, 3, 1, 2))
+        pillars = pillar_scatter(features_MC, cell_M, num_cells)
+        low: Tensor = self.to_low(pillars.unflatten(0, (len(points_BMF), *self.shape)).permute(0, 3, 1, 2))
         return low
-
-    def describe(self, points_MF: Tensor, num_points: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (M, F + 5) of one sample's points, in metres but for intensity and age, and their cells (M,)."""
-        grid, (z_min, z_max) = self.grid, self.z_range_m
-        rows, columns = grid.shape
-        points_MF = points_MF.contiguous()
-        cell_M, sums = voxelize(points_MF, num_points, grid.x_min, grid.y_min, grid.cell, rows, columns, z_min, z_max)
-        # The mean is taken of the integers, so it too is the same for any order of the points.
-        own_sums_M4 = F.pad(sums, (0, 0, 0, 1)).index_select(0, cell_M)
-        mean_M3 = own_sums_M4[:, :3].float() * POSITION_STEP_M / own_sums_M4[:, 3:].clamp(min=1).float()
-        centre_M3 = torch.stack(
-            [
-                (cell_M % columns + 0.5) * grid.cell + grid.x_min,
-                (cell_M // columns + 0.5) * grid.cell + grid.y_min,
-                torch.full_like(points_MF[:, 2], (z_min + z_max) / 2),
-            ],
-            dim=1,
-        )
-        to_centre_M3 = points_MF[:, :3] - centre_M3
-        features = torch.cat([points_MF, to_centre_M3 - mean_M3, to_centre_M3[:, :2]], dim=1)
-        inside_M1 = (cell_M < grid.num_cells)[:, None]
-        return torch.where(inside_M1, features, torch.zeros_like(features)), cell_M

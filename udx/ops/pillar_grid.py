@@ -26,7 +26,7 @@ class PillarGrid:
     z_max: float
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.columns < 1 or self.cell <= 0 or self.z_min >= self.z_max:
+        if not (self.rows >= 1 and self.columns >= 1 and self.cell > 0 and self.z_min < self.z_max):
             raise ValueError(f"a pillar grid needs cells of some size and a height range, not {self}")
 
     @property

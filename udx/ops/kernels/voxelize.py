@@ -126,12 +126,12 @@ def voxel_sums_kernel(
 
 
 def voxelize(points_BMF: Tensor, num_points_B1: Tensor, grid: PillarGrid) -> tuple[Tensor, Tensor]:
-    """Launch both kernels on contiguous tensors."""
+    """Launch both kernels on contiguous tensors with room for a point at least."""
     batch, capacity, features = points_BMF.shape
     slots, cells = batch * capacity, batch * grid.num_cells
     cell_M = torch.empty(slots, dtype=torch.int32, device=points_BMF.device)
     sums = torch.empty(cells + 1, 4, dtype=torch.int32, device=points_BMF.device)
-    sizes = {"CAPACITY": max(capacity, 1), "FEATURES": features, "BLOCK": BLOCK}
+    sizes = {"CAPACITY": capacity, "FEATURES": features, "BLOCK": BLOCK}
     place = {"X_MIN": grid.x_min, "Y_MIN": grid.y_min, "CELL": grid.cell}
     voxel_cells_kernel[(triton.cdiv(max(slots, cells + 1), BLOCK),)](
         points_BMF,

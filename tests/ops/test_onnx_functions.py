@@ -1,0 +1,170 @@
+"""The ONNX functions in stock ONNX Runtime against the torch operators, exported as a detector exports them."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+
+from tests.ops.test_bev_pool import random_case
+from tests.ops.test_voxelize import AWKWARD, GRID, clouds
+from tests.tiny import FRUSTUM, ring_of_cameras
+from tests.tiny import GRID as BEV_GRID
+from udx.export.translate import translation_table
+from udx.geometry import pooling_plan
+from udx.ops import bev_pool, pillar_features, pillar_scatter, voxelize
+from udx.ops.onnx_functions import FUNCTIONS, OPSET, PLUGIN_ATTRIBUTES, function_protos
+
+
+class Pool(torch.nn.Module):
+    def forward(self, depth, context, index, offsets):
+        return bev_pool(depth, context, index, offsets)
+
+
+class Pillars(torch.nn.Module):
+    """Points to cells, sums, features and map; a network between the last two may be of another precision."""
+
+    def __init__(self, grid, dtype=torch.float32):
+        super().__init__()
+        self.grid, self.dtype = grid, dtype
+
+    def forward(self, points, num_points):
+        cell, sums = voxelize(points, num_points, *self.grid.scalars)
+        features = pillar_features(points, cell, sums, *self.grid.scalars)
+        cells = len(points) * self.grid.num_cells
+        return cell, sums, features, pillar_scatter(features.to(self.dtype).relu(), cell, cells)
+
+
+def export(module, *tensors):
+    """Export with the functions appended; both the full check and strict inference of shapes must pass."""
+    names = [f"input{at}" for at in range(len(tensors))]
+    program = torch.onnx.export(
+        module.eval(),
+        tensors,
+        dynamo=True,
+        opset_version=OPSET,
+        optimize=False,
+        input_names=names,
+        custom_translation_table=translation_table(),
+        verbose=False,
+    )
+    model = program.model_proto
+    model.functions.extend(function_protos())
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def session(model):
+    """Call a model in stock ONNX Runtime, two threads, with tensors in the order of its inputs."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    opened = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in opened.get_inputs()]
+    return lambda *given: opened.run(None, {name: given[at].numpy() for at, name in enumerate(names)})
+
+
+def shapes_found(model):
+    """Output shapes that strict inference finds where nothing but the inputs is declared."""
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    return [tuple(dim.dim_value for dim in output.type.tensor_type.shape.dim) for output in inferred.graph.output]
+
+
+def frame(*, samples=2, capacity=40, seed=0):
+    points = torch.rand(samples, capacity, 5, generator=torch.Generator().manual_seed(seed)) * 8 - 4
+    return points, torch.full((samples, 1), capacity).int()
+
+
+SINGLE = (torch.float32, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pillar_sessions():
+    """A session for each of the grids of ``clouds``: two samples of 40 points with five features."""
+    return {grid: session(export(Pillars(grid), *frame())) for grid in (GRID, AWKWARD)}
+
+
+def test_every_kernel_is_one_node_with_the_plugin_s_attributes():
+    models = export(Pillars(GRID), *frame()), export(Pool(), *random_case(0, dtypes=SINGLE))
+    nodes = [node for model in models for node in model.graph.node if node.domain == "udx"]
+    assert {node.op_type for node in nodes} == {function.name for function in FUNCTIONS}
+    for node in nodes:
+        attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+        assert (
+            PLUGIN_ATTRIBUTES.items()
+            >= {
+                "plugin_namespace": attributes["plugin_namespace"].decode(),
+                "plugin_version": attributes["plugin_version"].decode(),
+                "aot": attributes["aot"],
+            }.items()
+        )
+
+
+def test_strict_inference_finds_every_shape():
+    assert shapes_found(export(Pillars(GRID), *frame())) == [(80,), (129, 4), (80, 10), (128, 10)]
+    assert shapes_found(export(Pool(), *random_case(0, dtypes=SINGLE))) == [(2, 5, 3)]
+
+
+@settings(max_examples=30)
+@given(cloud=clouds())
+def test_pillars_have_the_same_bits(pillar_sessions, cloud):
+    grid, points, counts = cloud
+    held, num_points = torch.zeros(2, 40, 5), torch.zeros(2, 1).int()
+    held[: len(points), : points.shape[1], : points.shape[2]] = points[:2, :, :5]
+    num_points[: len(points)] = counts[:2]
+    for got, expected in zip(pillar_sessions[grid](held, num_points), Pillars(grid)(held, num_points), strict=True):
+        assert np.array_equal(got, expected.numpy())
+
+
+def test_points_that_a_buffer_has_no_room_for_are_counted(pillar_sessions):
+    points, _ = frame()
+    num_points = torch.tensor([[50], [-3]]).int()
+    _, sums, _, _ = pillar_sessions[GRID](points, num_points)
+    assert sums[-1].tolist() == [0, sums[-1, 1], 10, sums[-1, 1] + 10]
+    assert sums[:, 3].sum() == 50
+
+
+def test_a_half_precision_network_gets_a_half_precision_map():
+    model = export(Pillars(GRID, torch.float16), *frame())
+    points, count = frame(seed=1)
+    *_, got = session(model)(points, count)
+    assert got.dtype == np.float16
+    assert np.array_equal(got, Pillars(GRID, torch.float16)(points, count)[-1].numpy())
+    # In FP32 no cast is left behind the map.
+    assert not [node for node in export(Pillars(GRID), *frame()).graph.node if "Cast" in node.op_type]
+
+
+def test_no_point_of_a_crowded_cell_is_lost_between_threads():
+    points, count = torch.rand(1, 60_000, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([[60_000]]).int()
+    crowded = session(export(Pillars(GRID), points, count))  # four cells
+    expected = [tensor.numpy() for tensor in Pillars(GRID)(points, count)]
+    for _ in range(10):
+        assert all(map(np.array_equal, crowded(points, count), expected))
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "accuracy"),
+    [(SINGLE, 1e-6), ((torch.float16,) * 2, 2e-3), ((torch.float32, torch.float16), 2e-3)],
+)
+def test_pooling_gives_the_same_for_every_plan(dtypes, accuracy):
+    pool = session(export(Pool(), *random_case(0, dtypes=dtypes)))
+    for seed in range(5):
+        case = random_case(seed, dtypes=dtypes)
+        (pooled,) = pool(*case)
+        expected = bev_pool(*case)
+        assert pooled.dtype == expected.numpy().dtype
+        np.testing.assert_allclose(pooled, expected, atol=accuracy)
+
+
+def test_one_session_serves_two_rigs():
+    plans = [pooling_plan(ring_of_cameras(turn_rad), FRUSTUM, BEV_GRID, (-3.0, 5.0)) for turn_rad in (0.0, 0.3)]
+    tensors = [(torch.from_numpy(its.point_index_P)[None], torch.from_numpy(its.cell_offsets)[None]) for its in plans]
+    depth, context = torch.rand(1, 6, 8, 2, 4).softmax(dim=2), torch.randn(1, 6, 2, 4, 5)
+    pool = session(export(Pool(), depth, context, *tensors[0]))
+    pooled = [pool(depth, context, *plan)[0] for plan in tensors]
+    for got, plan in zip(pooled, tensors, strict=True):
+        np.testing.assert_allclose(got, bev_pool(depth, context, *plan), atol=1e-6)
+    assert np.abs(pooled[0] - pooled[1]).max() > 0.1
