@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from udx.errors import UdxError
 from udx.launch import INTEGERS, Arithmetic, CompiledKernel, Launch, size_of
-from udx.ops.compile import CompiledImage, compiled
+from udx.ops.aot import CompiledImage, compiled
 from udx.ops.deploy import DOMAIN, OPERATORS, Operator, TensorType
 
 PORTABLE_ARCH: Final = 80
