@@ -1,7 +1,7 @@
 """What tests of the objectives compare: declared taps of two detectors, random maps on them, a few boxes."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,17 @@ def declare(
     taps = dict(zip(("low", "high", "heads"), map(Tap, (low, high, heads), strides), strict=True))
     cameras = None if perspective is None else PerspectiveTap(perspective, frustum)
     return DeclaredTaps(grid=grid, perspective=cameras, **taps)
+
+
+DETECTORS: Mapping[str, DeclaredTaps] = {
+    "lidar": declare(6, 8),
+    "cam": declare(4, 10, strides=(2, 1, 2)),
+    "fusion": declare(8, 8, grid=BevGrid(-10.0, 6.0, -5.0, 5.0, 0.25), strides=(4, 2, 2)),
+}
+"""Of different widths, strides, cells and ranges."""
+
+WEAKER = {("cam", "lidar"), ("cam", "fusion"), ("lidar", "fusion")}
+"""(teacher, student) where the teacher is as a rule the weaker one."""
 
 
 def taps_of(declared: DeclaredTaps, seed: int = 0, batch: int = 2, dtype: torch.dtype = torch.float32) -> Taps:
@@ -89,3 +100,16 @@ def compare(
 ) -> Float[Tensor, ""]:
     objects = objects_of(boxes)
     return objective(student, objective.read(teacher, objects), objects)
+
+
+def coordinate_map(grid: BevGrid) -> Float[Tensor, "1 2 H W"]:
+    """Two channels that hold x and y of each cell's centre."""
+    height, width = grid.shape
+    x = grid.x_min + (torch.arange(width) + 0.5) * grid.cell
+    y = grid.y_min + (torch.arange(height) + 0.5) * grid.cell
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])[None]
+
+
+def with_maps(taps: Taps, **maps: Tensor) -> Taps:
+    """Other BEV maps, by ``low`` and ``high``."""
+    return dataclasses.replace(taps, **{f"{name}_BCHW": value for name, value in maps.items()})

@@ -2,13 +2,24 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import nn
 
-from tests.comparing import BOXES, GRID, NO_BOXES, REGRESSIONS, compare, declare, objects_of, sample_of, taps_of
+from tests.comparing import (
+    BOXES,
+    DETECTORS,
+    GRID,
+    NO_BOXES,
+    REGRESSIONS,
+    WEAKER,
+    compare,
+    declare,
+    objects_of,
+    sample_of,
+    taps_of,
+)
 from udx.errors import UdxError
 from udx.geometry import CLASSES, BevGrid
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS
@@ -38,16 +49,6 @@ def test_equal_detectors_give_the_papers_losses() -> None:
     warm = compare(ResponseObjective(both, teacher_temperature=2.0), student, teacher, BOXES)
     assert warm == response_loss(student.heads, teacher.heads, BOXES, GRID, 2.0)
     assert sum(parameters(objective(both)) for objective in OBJECTIVES) == 0
-
-
-DETECTORS: Mapping[str, DeclaredTaps] = {
-    "lidar": declare(6, 8),
-    "cam": declare(4, 10, strides=(2, 1, 2)),
-    "fusion": declare(8, 8, grid=BevGrid(-10.0, 6.0, -5.0, 5.0, 0.25), strides=(4, 2, 2)),
-}
-
-
-WEAKER = {("cam", "lidar"), ("cam", "fusion"), ("lidar", "fusion")}
 
 
 @pytest.mark.parametrize(("teacher", "student"), list(itertools.product(DETECTORS, DETECTORS)))
