@@ -1,16 +1,31 @@
 """What to distil and how strongly: the configuration of a distillation, and the methods known by name."""
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
 from udx.data.spec import Modality
 from udx.errors import UdxError
+from udx.models.center_head import REGRESSION
 from udx.train.objectives import AdapterPolicy, ObjectiveConfig
+from udx.train.objectives.channel_wise import ChannelWise
+from udx.train.objectives.contrastive import Contrastive
+from udx.train.objectives.crucial_response import CrucialResponse
+from udx.train.objectives.dense_feature import DenseFeature
 from udx.train.objectives.feature import Feature
+from udx.train.objectives.inner_geometry import InnerGeometry
+from udx.train.objectives.perspective_feature import PerspectiveFeature
+from udx.train.objectives.perspective_relation import PerspectiveRelation
 from udx.train.objectives.relation import Relation
 from udx.train.objectives.response import Response
+from udx.train.objectives.split_feature import SplitFeature
+
+RESERVED: Final = frozenset(
+    {"heatmap", *REGRESSION, "depth", "detection", "loss", "lr", "step", "epoch", "seconds", "memory_mb"}
+)
+"""What the log calls other figures: no objective can have such a name."""
 
 Balance = Literal["share", "fixed"]
 """``share``: a weight is the share of the detection loss that its term is held at; ``fixed``: a mere factor."""
@@ -42,6 +57,12 @@ class DistillationConfig:
     inherit: Inherit = "nothing"
 
     def __post_init__(self) -> None:
+        for name in self.objectives:
+            if name in RESERVED or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(
+                    f"a distillation loss cannot be named {name!r}: use lower-case letters, digits and _, and none of "
+                    f"{', '.join(sorted(RESERVED))}"
+                )
         if not any(objective.weight for objective in self.objectives.values()):
             raise ValueError("all weights of the distillation losses are 0: raise one, or train without a teacher")
         if not 0 <= self.ramp <= 1:
@@ -96,7 +117,103 @@ def paper(teacher: Modality, student: Modality) -> DistillationConfig:
     )
 
 
+def bevdistill(teacher: Modality, student: Modality) -> DistillationConfig:
+    """BEVDistill (Chen et al., ICLR 2023): dense features under the label heatmap, and objects told apart.
+
+    Simplified: its objects are queries of a transformer, matched and weighted by quality; here they are the boxes.
+    """
+    return DistillationConfig(objectives={"dense": DenseFeature(weight=0.3), "sparse": Contrastive(weight=0.1)})
+
+
+def s2m2(teacher: Modality, student: Modality) -> DistillationConfig:
+    """S2M2-SSD (Zheng et al., CVPR 2022): response on crucial samples, and features of the voxels of objects.
+
+    Simplified: its voxels are sparse and 3D, here they are cells of the low BEV map; its voxel-to-point and instance
+    terms are left out.
+    """
+    return DistillationConfig(
+        objectives={
+            "crucial": CrucialResponse(weight=0.4),
+            "voxels": DenseFeature(weight=0.2, at="low", mask="interior"),
+        }
+    )
+
+
+def monodistill(teacher: Modality, student: Modality) -> DistillationConfig:
+    """MonoDistill (Chong et al., ICLR 2022): the scene, its objects and the result, the first two in the images.
+
+    Simplified: its teacher sees LiDAR points painted into the image, this one has cameras of its own; the result is
+    compared on the BEV heads, as ``Response`` does.
+
+    Raises:
+        UdxError: teacher or student has no cameras.
+    """
+    if "lidar" in (teacher, student):
+        raise UdxError(
+            f"monodistill compares camera features, which {teacher} → {student} does not have on both sides: choose "
+            "teacher and student among cam and fusion, or another --method"
+        )
+    return DistillationConfig(
+        objectives={
+            "scene": PerspectiveRelation(weight=0.1),
+            "objects": PerspectiveFeature(weight=0.2),
+            "result": Response(weight=0.3),
+        }
+    )
+
+
+def distillbev(teacher: Modality, student: Modality) -> DistillationConfig:
+    """DistillBEV (Chen et al., ICCV 2023): regions by what the teacher makes of them, its attention, at both BEV maps.
+
+    Simplified: two scales, those of the taps, and no temporal fusion.
+    """
+    late = SplitFeature(weight=0.25, background=0.5, false_positives=0.5, imitate_attention=0.5)
+    return DistillationConfig(objectives={"early": replace(late, weight=0.15, at="low"), "late": late})
+
+
+def labeldistill(teacher: Modality, student: Modality) -> DistillationConfig:
+    """LabelDistill (Kim et al., ECCV 2024): feature imitation under soft and under binary masks of the labels.
+
+    Simplified: both terms have the same teacher; its encoder of labels, which is the second one, and the partition of
+    the student's channels between the two are left out.
+    """
+    return DistillationConfig(
+        objectives={
+            "soft": DenseFeature(weight=0.3, at="high", mask="heatmap"),
+            "binary": DenseFeature(weight=0.15, at="low", mask="interior"),
+        }
+    )
+
+
+def tigbev(teacher: Modality, student: Modality) -> DistillationConfig:
+    """TiG-BEV (Huang et al., 2022): how channels and points resemble each other within every box.
+
+    Simplified: its relative depth within objects is left out.
+    """
+    return DistillationConfig(objectives={"inner": InnerGeometry(weight=0.3)})
+
+
+def channel_wise(teacher: Modality, student: Modality) -> DistillationConfig:
+    """CWD (Shu et al., ICCV 2021): where each channel is strong, in the high BEV map and in the class heatmaps."""
+    return DistillationConfig(
+        objectives={
+            "channels": ChannelWise(weight=0.2, at="high"),
+            "classes": ChannelWise(weight=0.2, at="heatmap", temperature=1.0),
+        }
+    )
+
+
 METHODS: Final[Mapping[str, Callable[[Modality, Modality], DistillationConfig]]] = MappingProxyType(
-    {"unidistill": lambda teacher, student: unidistill(), "paper": paper}
+    {
+        "unidistill": lambda teacher, student: unidistill(),
+        "paper": paper,
+        "bevdistill": bevdistill,
+        "s2m2": s2m2,
+        "monodistill": monodistill,
+        "distillbev": distillbev,
+        "labeldistill": labeldistill,
+        "tigbev": tigbev,
+        "channel_wise": channel_wise,
+    }
 )
 """Methods by name, each from (teacher, student) to its configuration."""
