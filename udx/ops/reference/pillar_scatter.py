@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def scatter(features_MC: Tensor, cell_M: Tensor, num_cells: int) -> Tensor:
@@ -14,12 +15,13 @@ def scatter(features_MC: Tensor, cell_M: Tensor, num_cells: int) -> Tensor:
 
 def scatter_backward(grad: Tensor, features_MC: Tensor, cell_M: Tensor, pillars: Tensor) -> Tensor:
     """Gradient to the points that hold the maximum, in equal shares where several do."""
-    last = torch.zeros_like(pillars[:1])
+    channels = pillars.shape[1]
     cell = cell_M.long()
-    maximum_MC = torch.cat([pillars, last]).index_select(0, cell)
-    holds_MC = (features_MC == maximum_MC) & (features_MC > 0)
-    accumulate = torch.promote_types(grad.dtype, torch.float32)
-    holders = torch.zeros(len(pillars) + 1, pillars.shape[1], dtype=accumulate, device=grad.device)
-    holders.index_add_(0, cell, holds_MC.to(accumulate))
-    share = torch.cat([grad, last]).to(accumulate) / holders.clamp(min=1)
-    return (share.index_select(0, cell) * holds_MC).to(features_MC.dtype)
+    # NaN equals nothing: neither empty pillars nor points in no cell have a holder.
+    maximum = F.pad(pillars.masked_fill(~(pillars > 0), torch.nan), (0, 0, 0, 1), value=torch.nan)
+    point, channel = (features_MC == maximum.index_select(0, cell)).nonzero(as_tuple=True)
+    # Of many points few are holders; from here on only they count.
+    entry = cell[point] * channels + channel
+    holders = torch.bincount(entry, minlength=pillars.numel())
+    share = grad.flatten()[entry].to(torch.promote_types(grad.dtype, torch.float32)) / holders[entry]
+    return torch.zeros_like(features_MC).index_put_((point, channel), share.to(features_MC.dtype))
