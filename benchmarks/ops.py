@@ -34,7 +34,7 @@ SUM_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
 """Largest difference of sums, relative to the largest sum. Cumulative sums in FP32 need most of it."""
 SPCONV = "spconv PointToVoxel"
 MEAN_TOLERANCE_M = 2e-3
-"""udx sums positions in whole 1/1024 m: half a step, and the rivals' own rounding of sums of metres."""
+"""Positions in udx's sums are whole 1/1024 m, rounded down; the rivals round sums of metres in FP32."""
 
 
 @dataclass(frozen=True, slots=True)

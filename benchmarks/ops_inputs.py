@@ -19,6 +19,7 @@ from udx.data.synth.rig import (
 )
 from udx.geometry import BevGrid, CameraRig, Frustum
 from udx.geometry.pooling import pooling_plan
+from udx.ops import PillarGrid
 
 Z_RANGE_M: Final = (-3.0, 5.0)
 GRIDS: Final = {
@@ -68,6 +69,12 @@ class PointCase:
     points_MF: Tensor
     num_points: Tensor
     features_MC: Tensor
+
+    @property
+    def pillars(self) -> PillarGrid:
+        """The grid as udx's operators take it."""
+        grid = self.grid
+        return PillarGrid(grid.x_min, grid.y_min, grid.cell, *grid.shape, *Z_RANGE_M)
 
 
 def pool_case(grid: BevGrid, *, bins: int, channels: int, batch: int, dtype: torch.dtype, device: str) -> PoolCase:

@@ -11,7 +11,8 @@ from ops_inputs import Z_RANGE_M, PointCase, PoolCase, cells_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from udx.ops import POSITION_STEP_M, pillar_scatter, voxelize
+from udx.ops import pillar_scatter, voxelize
+from udx.ops.pillar_grid import STEPS_PER_METRE
 
 # -- BEV pooling: (depth, context) -> (B, cells, C) --------------------------------------------------------------------
 
@@ -107,13 +108,11 @@ SPCONV_POINTS: Final = 20
 
 
 def voxelize_by_udx(case: PointCase) -> Voxels:
-    """``udx.ops.voxelize``, and the mean from its sums."""
-    grid, (z_min, z_max) = case.grid, Z_RANGE_M
-    cell_M, sums = voxelize(
-        case.points_MF, case.num_points, grid.x_min, grid.y_min, grid.cell, *grid.shape, z_min, z_max
-    )[:2]
-    count = sums[:, 3]
-    return count, sums[:, :3] * POSITION_STEP_M / count.clamp(min=1)[:, None], cell_M
+    """``udx.ops.voxelize``, and the mean from its sums: each point was rounded down to a step."""
+    cell_M, sums = voxelize(case.points_MF[None], case.num_points[None], *case.pillars.scalars)
+    count = sums[:-1, 3]
+    mean = (sums[:-1, :3] / count[:, None] + 0.5) / STEPS_PER_METRE
+    return count, torch.where(count[:, None] > 0, mean, 0), cell_M
 
 
 def voxelize_by_unique(case: PointCase) -> Voxels:
