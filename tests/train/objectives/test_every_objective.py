@@ -47,7 +47,11 @@ COMPARE_MORE_THAN_OBJECTS = {"channel_wise", "crucial_response", "perspective_re
 NEVER_ZERO = {"contrastive"}
 """Whose loss is no distance."""
 
-TWO_SAMPLES = [BOXES[0], torch.tensor([[3.0, 1.0, 0, 4, 2, 1, -0.7, 0, 0], [-6.0, 2.5, 0, 2, 1, 1.5, 1.0, 0, 0]])]
+TWO_SAMPLES = [
+    torch.cat([torch.tensor([[7.0, -3.0, 0, 2, 1, 1, 0.4, 0, 0]]), BOXES[0]]),
+    torch.tensor([[3.0, 1.0, 0, 4, 2, 1, -0.7, 0, 0], [-6.0, 2.5, 0, 2, 1, 1.5, 1.0, 0, 0]]),
+]
+"""The first box is beyond the ground of one of the detectors."""
 
 
 def seen_in_perspective(declared: DeclaredTaps, channels: int) -> DeclaredTaps:

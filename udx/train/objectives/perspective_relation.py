@@ -50,7 +50,7 @@ class PerspectiveRelationObjective(Objective):
         return (student_XPP - of_all(lessons, "affinity", student_XPP)).abs().mean()
 
     def _affinity(self, maps_XChw: Float[Tensor, "X C h w"]) -> Float[Tensor, "X P P"]:
-        pooled_XChw = F.avg_pool2d(at_least_float32(maps_XChw), self.pool, ceil_mode=True, count_include_pad=False)
+        pooled_XChw = F.avg_pool2d(at_least_float32(maps_XChw), self.pool, ceil_mode=True)
         return cosines(pooled_XChw.flatten(2).mT)
 
 

@@ -99,7 +99,7 @@ class SplitFeatureObjective(Objective):
         confidence_BKHW: Tensor = self.align_heads(teacher.heads.heatmap_BKHW).sigmoid()
         confident_BHW = confidence_BKHW.amax(dim=1) > self.config.confident
         outside_BHW = interior(objects, self.bridge.grid)[:, 0] == 0
-        return confident_BHW & outside_BHW & self.align_heads.covered_HW
+        return confident_BHW & outside_BHW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
