@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udx.geometry import BevGrid, CameraRig, Frustum, pooling_plan
+from udx.geometry.pooling import PoolingPlan
 from udx.geometry.se3 import from_quaternion, yaw_rotation
 
 GRID = BevGrid(-8.0, 8.0, -8.0, 8.0, 1.0)
@@ -49,12 +50,13 @@ def cells_of(plan):
 
 
 def test_lattice_by_hand():
-    lattice = FRUSTUM.pixels_and_depths()
     assert FRUSTUM.feature_shape == (2, 4)
     assert FRUSTUM.num_points == 40
-    assert lattice.shape == (5, 2, 4, 3)
-    assert lattice[0, 0, 0].tolist() == [1.5, 1.5, 1.0]  # the middle of pixels 0 to 3
-    assert lattice[2, 1, 3].tolist() == [13.5, 5.5, 4.0]
+    pixels = FRUSTUM.pixels()
+    assert pixels.shape == (3, 8)
+    assert pixels[:, 0].tolist() == [1.5, 1.5, 1]  # the middle of pixels 0 to 3
+    assert pixels[:, 7].tolist() == [13.5, 5.5, 1]
+    assert FRUSTUM.depths_m().tolist() == [1, 2.5, 4, 5.5, 7]
 
 
 def test_one_ray_by_hand():
@@ -103,6 +105,12 @@ def test_wider_lens_is_another_plan():
     )
 
 
+def test_more_cells_than_16_bits_number():
+    fine = BevGrid(-8.0, 8.0, -8.0, 8.0, 1 / 32)  # 512 × 512
+    cameras = rig(FORWARD, yaw_rotation(2.0) @ FORWARD)
+    assert cells_of(pooling_plan(cameras, FRUSTUM, fine, HEIGHTS)) == brute_force(cameras, FRUSTUM, fine, HEIGHTS)
+
+
 def test_height_range_leaves_points_out():
     whole = pooling_plan(rig(FORWARD), FRUSTUM, GRID, HEIGHTS)
     upper = pooling_plan(rig(FORWARD), FRUSTUM, GRID, (0.0, 3.0))
@@ -123,3 +131,25 @@ def test_height_range_leaves_points_out():
 def test_impossible_frustums_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         dataclasses.replace(FRUSTUM, **change)
+
+
+@pytest.mark.parametrize(
+    ("index", "offsets", "sentence"),
+    [
+        ([0, 1, 1], [0, 3], "each of its 3 points once"),
+        ([0, 1, 3], [0, 3], "each of its 3 points once"),
+        ([0, 1, -1], [0, 3], "each of its 3 points once"),
+        ([0, 1, 2], [0, 4], "reach to 4, beyond the plan's 3 points"),
+        ([0, 1, 2], [0, 2, 1], "not decrease"),
+        ([0, 1, 2], [1, 2], "begin at 0"),
+        ([0, 1, 2], [0], "begin at 0"),
+        ([[0, 1, 2]], [0, 1], "point_index must have shape"),
+    ],
+)
+def test_impossible_plans_are_refused(index, offsets, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        PoolingPlan(np.array(index, np.int32), np.array(offsets, np.int32))
+
+
+def test_a_plan_may_pool_nothing():
+    assert PoolingPlan(np.zeros(0, np.int32), np.zeros(2, np.int32)).num_pooled == 0
