@@ -33,3 +33,4 @@ clean:
 gpu-check: $(STAMP)
 	$(BIN)/pytest -m gpu
 	$(BIN)/python benchmarks/synth_speed.py --device cuda --json benchmarks/results/synth_speed_cuda.json
+	$(BIN)/python benchmarks/ops.py --device cuda

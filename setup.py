@@ -33,6 +33,8 @@ DEV = [
     "ruff>=0.12,<0.18",
     "mypy>=1.15,<3",
     TRITON,
+    # The Python of tensorrt.plugin: the tests register plugins with it; without TensorRT's libraries it does no more.
+    "tensorrt-cu13-bindings>=11,<12; platform_system == 'Linux'",
 ]
 
 setup(
@@ -51,6 +53,7 @@ setup(
         "cpu": [ONNXRUNTIME],
         "gpu": [ONNXRUNTIME.replace("onnxruntime", "onnxruntime-gpu"), "pycuda>=2024.1", "cuda-bindings>=13,<14"],
         "dev": DEV,
+        "bench": ["spconv>=2.3.8,<3"],
     },
     entry_points={"console_scripts": ["udx = udx.cli:run"]},
 )

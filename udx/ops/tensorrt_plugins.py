@@ -139,10 +139,10 @@ def _register(kind: type[Operator], trt: ModuleType, trtp: ModuleType, compiler:
 
     tensors = dict.fromkeys(kind.inputs, trtp.TensorDesc)
     outputs = {"outputs": _tuple_of(trtp.TensorDesc, len(kind.types[0]) - inputs)}
-    compiled_form = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]  # type: ignore[name-defined]
+    compiled_form = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
     plugin = f"{DOMAIN}::{kind.name}"
     trtp.register(plugin)(_signed(describe, tensors | kind.attributes(), outputs["outputs"]))
-    trtp.autotune(plugin)(_signed(combinations, tensors | outputs, list[trtp.AutoTuneCombination]))  # type: ignore[name-defined]
+    trtp.autotune(plugin)(_signed(combinations, tensors | outputs, list[trtp.AutoTuneCombination]))
     trtp.aot_impl(plugin)(_signed(implement, tensors | kind.attributes() | outputs | {"tactic": int}, compiled_form))
 
 
