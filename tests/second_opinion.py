@@ -65,8 +65,8 @@ def np_mask(boxes: Sequence[np.ndarray], grid: BevGrid, overlap: float = 0.7, le
     return mask
 
 
-def np_cells_of_box(row: np.ndarray, grid: BevGrid) -> np.ndarray:
-    """(H, W): cells whose centre lies in a rotated box, and the cell of the box's own centre."""
+def np_cells_of_box(row: np.ndarray, grid: BevGrid, slack_m: float = 0.0) -> np.ndarray:
+    """(H, W): cells whose centre lies in a rotated box, and the cell of the box's own centre; with a box grown so."""
     height, width = grid.shape
     x, y, _, length, across, _, yaw = row[:7]
     cells = np.zeros((height, width), bool)
@@ -74,7 +74,7 @@ def np_cells_of_box(row: np.ndarray, grid: BevGrid) -> np.ndarray:
         for j in range(width):
             from_centre = complex(grid.x_min + (j + 0.5) * grid.cell - x, grid.y_min + (i + 0.5) * grid.cell - y)
             turned = from_centre * np.exp(-1j * yaw)
-            within = abs(turned.real) <= length / 2 and abs(turned.imag) <= across / 2
+            within = abs(turned.real) <= length / 2 + slack_m and abs(turned.imag) <= across / 2 + slack_m
             at_home = i == np.floor((y - grid.y_min) / grid.cell) and j == np.floor((x - grid.x_min) / grid.cell)
             cells[i, j] = within or at_home
     return cells
