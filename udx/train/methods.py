@@ -23,7 +23,8 @@ from udx.train.objectives.response import Response
 from udx.train.objectives.split_feature import SplitFeature
 
 RESERVED: Final = frozenset(
-    {"heatmap", *REGRESSION, "depth", "detection", "loss", "lr", "step", "epoch", "seconds", "memory_mb"}
+    {"heatmap", *REGRESSION, "depth", "detection", "loss", "lr", "step", "epoch"}
+    | {"gradient_norm", "seconds", "memory_mb", "dropped_points"}
 )
 """What the log calls other figures: no objective can have such a name."""
 
