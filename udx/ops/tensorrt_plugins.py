@@ -10,13 +10,12 @@ allow that: ``config.set_preview_feature(tensorrt.PreviewFeature.ALIASED_PLUGIN_
 ``trtexec --preview=+aliasedPluginIO1003``.
 
 For ``tensorrt.plugin`` of TensorRT 10.15 and 11. Not yet run on hardware, nor with TensorRT's own builder: shapes,
-launches and PTX are tested without it, and the registrations with a stand-in that checks what TensorRT checks.
+launches and PTX are tested without it, the registrations with TensorRT's own Python on a stand-in for its C++ side.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Final
 
 from udx.errors import UdxError
@@ -46,22 +45,17 @@ def register_plugins(compiler: Compiler = portable) -> None:
     Raises:
         UdxError: TensorRT is not installed, or is too old for plugins that are compiled ahead of time.
     """
-    trt, trtp = _tensorrt()
-    registered = getattr(trtp.op, DOMAIN, None)
-    for kind in OPERATORS:
-        if not hasattr(registered, kind.name):
-            _register(kind, trt, trtp, compiler)
-
-
-def _tensorrt() -> tuple[ModuleType, ModuleType]:
     try:
         import tensorrt as trt
-        from tensorrt import plugin as trtp
+        import tensorrt.plugin as trtp
     except ImportError as missing:
         raise UdxError(f"TensorRT is not installed ({missing}); pip install tensorrt") from missing
     if not hasattr(trtp, "aot_impl"):
         raise UdxError(f"TensorRT {trt.__version__} embeds no compiled plugins; pip install 'tensorrt>=10.15'")
-    return trt, trtp
+    registered = getattr(trtp.op, DOMAIN, None)
+    for kind in OPERATORS:
+        if not hasattr(registered, kind.name):
+            _register(kind, compiler)
 
 
 # -- what the plugins answer, in plain Python --------------------------------------------------------------------------
@@ -103,38 +97,43 @@ def combination(kind: type[Operator]) -> str:
 # -- the plugins -------------------------------------------------------------------------------------------------------
 
 
-def _register(kind: type[Operator], trt: ModuleType, trtp: ModuleType, compiler: Compiler) -> None:
+def _register(kind: type[Operator], compiler: Compiler) -> None:
     """Hand TensorRT three functions; it reads their signatures, which follow from the operator."""
+    import tensorrt as trt
+    import tensorrt.plugin as trtp
+
     dtypes = {"float32": trt.float32, "float16": trt.float16, "bfloat16": trt.bfloat16, "int32": trt.int32}
     names = {dtype: name for name, dtype in dtypes.items()}
-    arithmetic = _symbolic(trtp)
+    arithmetic = _symbolic()
     inputs = len(kind.inputs)
 
-    def describe(*descs: Any, **attributes: Any) -> tuple[Any, ...]:
+    def describe(*descs: trtp.TensorDesc, **attributes: Any) -> tuple[trtp.TensorDesc, ...]:
         given = kind.named([names.get(desc.dtype, str(desc.dtype)) for desc in descs])
-        shapes = dict(zip(kind.inputs, (desc.shape_expr for desc in descs), strict=True))
-        return tuple(
-            descs[kind.inputs.index(output.aliases)].aliased()
-            if output.aliases
-            else trtp.from_shape_expr(
-                tuple(size_of(size, shapes, arithmetic) for size in output.shape), dtypes[output.dtype]
-            )
-            for output in kind(**attributes).outputs([tensor.dtype for tensor in given])
-        )
+        shapes = _symbols(kind, descs)
+        outputs = []
+        for output in kind(**attributes).outputs([tensor.dtype for tensor in given]):
+            if output.aliases is not None:
+                outputs.append(descs[kind.inputs.index(output.aliases)].aliased())
+            else:
+                shape = tuple(size_of(size, shapes, arithmetic) for size in output.shape)
+                outputs.append(trtp.from_shape_expr(shape, dtypes[output.dtype]))
+        return tuple(outputs)
 
-    def combinations(*_: Any) -> list[Any]:
+    def combinations(*_: Any) -> list[trtp.AutoTuneCombination]:
         return [trtp.AutoTuneCombination(combination(kind), "LINEAR")]
 
-    def implement(*given: Any) -> tuple[str, str, Any, Any]:
-        descs, attributes = given[:inputs], given[inputs:-2]
+    def implement(*given: Any) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
+        descs: tuple[trtp.TensorDesc, ...] = given[:inputs]
+        attributes = given[inputs:-2]
         types = [TensorType(names.get(desc.dtype, str(desc.dtype)), tuple(desc.shape)) for desc in descs]
         image = compiler(kind(*attributes).launch(types))
-        shapes = dict(zip(kind.inputs, (desc.shape_expr for desc in descs), strict=True))
-        parameters = launch_parameters(image.kernel, shapes, arithmetic)
+        parameters = launch_parameters(image.kernel, _symbols(kind, descs), arithmetic)
         x, y, z = parameters.grid
         block_x, block_y, block_z = parameters.block
         launch = trtp.KernelLaunchParams(x, y, z, block_x, block_y, block_z, parameters.shared_bytes)
-        scalars = trtp.SymIntExprs.from_tuple([trtp.SymInt32(scalar) for scalar in parameters.scalars])
+        scalars = trtp.SymIntExprs(len(parameters.scalars))
+        for place, scalar in enumerate(parameters.scalars):
+            scalars[place] = trtp.SymInt32(scalar)
         return image.kernel.entry, image.ptx.decode(), launch, scalars
 
     tensors = dict.fromkeys(kind.inputs, trtp.TensorDesc)
@@ -146,15 +145,26 @@ def _register(kind: type[Operator], trt: ModuleType, trtp: ModuleType, compiler:
     trtp.aot_impl(plugin)(_signed(implement, tensors | kind.attributes() | outputs | {"tactic": int}, compiled_form))
 
 
-def _symbolic(trtp: ModuleType) -> Arithmetic:
+def _symbols(kind: type[Operator], descs: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+    """Dimensions of the inputs as TensorRT knows them at that time."""
+    return dict(zip(kind.inputs, (tuple(desc.shape_expr) for desc in descs), strict=True))
+
+
+def _symbolic() -> Arithmetic:
     """Arithmetic on dimensions that TensorRT may know only as symbols."""
+    import tensorrt.plugin as trtp
 
-    def either(symbolic: Callable[[Any, Any], Any], plain: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        return lambda left, right: (plain if isinstance(left, int) and isinstance(right, int) else symbolic)(
-            left, right
-        )
+    def cdiv(number: Any, divisor: Any) -> Any:
+        return INTEGERS.cdiv(number, divisor) if _known(number, divisor) else trtp.cdiv(number, divisor)
 
-    return Arithmetic(cdiv=either(trtp.cdiv, INTEGERS.cdiv), maximum=either(trtp.max, INTEGERS.maximum))
+    def maximum(left: Any, right: Any) -> Any:
+        return INTEGERS.maximum(left, right) if _known(left, right) else trtp.max(left, right)
+
+    return Arithmetic(cdiv=cdiv, maximum=maximum)
+
+
+def _known(*numbers: Any) -> bool:
+    return all(isinstance(number, int) for number in numbers)
 
 
 def _signed(function: Callable[..., Any], parameters: Mapping[str, Any], returned: Any) -> Callable[..., Any]:
