@@ -30,8 +30,8 @@ from udx.ops import bev_pool
 from udx.runtime.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
-SUM_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2}
-"""Largest difference of sums, relative to the largest sum. Cumulative sums in FP32 need most of it."""
+SUM_TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2}
+"""Largest difference of sums, relative to the largest sum: cumulative sums in FP32, and sums in FP16, need it."""
 SPCONV = "spconv PointToVoxel"
 MEAN_TOLERANCE_M = 2e-3
 """Positions in udx's sums are whole 1/1024 m, rounded down; the rivals round sums of metres in FP32."""

@@ -71,8 +71,8 @@ class _CumulativeSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, terms_PC: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
         ctx.save_for_backward(lengths)
-        at_ends = terms_PC.cumsum(0).index_select(0, starts + lengths - 1)
-        return torch.cat([at_ends[:1], at_ends[1:] - at_ends[:-1]])
+        at_ends = terms_PC.cumsum(0, dtype=torch.float32).index_select(0, starts + lengths - 1)
+        return torch.cat([at_ends[:1], at_ends[1:] - at_ends[:-1]]).to(terms_PC.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -41,7 +41,7 @@ class CudaClock(Clock):
     measured is the device's time, unless the call itself waits for the device.
     """
 
-    SLEEP_CYCLES = 2_000_000
+    SLEEP_CYCLES = 5_000_000
 
     def __init__(self) -> None:
         self._cache = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
