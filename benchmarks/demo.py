@@ -1,8 +1,7 @@
 """The main job end to end: teacher, student, distilled student, evaluation, export, parity, latency, report.
 
-Both students start from the same weights (``start``, a camera detector trained without a teacher) and take the
-same number of further steps on the same samples in the same order: one alone, one taught by the fusion teacher.
-Interrupted, it goes on where it was.
+Both students take the same steps on the same samples in the same order: one alone, one taught by the fusion teacher as
+recipe nano would have it, from whom it also inherits weights. Interrupted, it goes on where it was.
 """
 
 import io
@@ -38,22 +37,7 @@ from udx.train.loop import read_log
 from udx.train.run import Run
 
 TEACHER_EPOCHS = 4
-START_EPOCHS = 5
-FURTHER_EPOCHS = 2
-
-FURTHER = ("train.optimiser.learning_rate=0.001",)
-"""The second phase begins below the first one's peak: the start is trained already."""
-
-DISTILLATION = (
-    "distillation.adapter=always",
-    "distillation.objectives.feature.weight=0.1",
-    "distillation.objectives.relation.weight=0.0",
-    "distillation.objectives.response.weight=0.0",
-)
-"""Shares of the detection loss. Start and teacher were trained apart, so their channels have no common order: an
-adapter finds it. Of the three terms only the features help in so few steps: a teacher this young is unsure of headings
-and velocities, and imitating its head then costs more than it teaches (see the README)."""
-
+STUDENT_EPOCHS = 5
 BENCH_FRAMES = 8
 
 
@@ -83,10 +67,9 @@ def main(out: Path, root: Path | None, version: str | None) -> None:
     teacher_request = Request(student="fusion", epochs=TEACHER_EPOCHS, **common)
     data = open_data(teacher_request, resolve_config(teacher_request), bar)
     teacher = trained(teacher_request, data, Run(out / "teacher"))
-    start = trained(Request(student="cam", epochs=START_EPOCHS, **common), data, Run(out / "start"))
-    further = Request(student="cam", epochs=FURTHER_EPOCHS, overrides=(*FURTHER, *DISTILLATION), **common)
-    student = trained(further, data, Run(out / "student"), start=start.run)
-    distilled = trained(further, data, Run(out / "distilled"), start=start.run, teacher=teacher.run)
+    request = Request(student="cam", epochs=STUDENT_EPOCHS, **common)
+    student = trained(request, data, Run(out / "student"))
+    distilled = trained(request, data, Run(out / "distilled"), teacher=teacher.run)
     exports = {
         name: export_run(run.run, out / f"{name}.onnx")
         for name, run in {"student": student, "distilled": distilled, "teacher": teacher}.items()
@@ -104,7 +87,6 @@ def main(out: Path, root: Path | None, version: str | None) -> None:
         "distilled": report.engine.network.median,
     }
     summary = {name: model.brief for name, model in models.items()} | {
-        "start": start.brief,
         "gain": {name: distilled.metrics[name] - student.metrics[name] for name in ("mAP", "NDS")},
         "parity": parity,
         "bench": report.to_json(),
@@ -118,9 +100,7 @@ def main(out: Path, root: Path | None, version: str | None) -> None:
     say(f"largest difference between torch and ONNX Runtime: {parity:.1e}; report: {out / 'report.html'}")
 
 
-def trained(
-    request: Request, data: Dataset, run: Run, *, start: Run | None = None, teacher: Run | None = None
-) -> Trained:
+def trained(request: Request, data: Dataset, run: Run, *, teacher: Run | None = None) -> Trained:
     """Train into ``run``, or go on, or take it as it is if it is finished."""
     metrics = run.read_metrics()
     if metrics is not None:
@@ -128,7 +108,7 @@ def trained(
         if seen != data.identity["keyframes"]:
             raise UdxError(f"{run.folder} was trained on other data; remove it, or choose another OUT")
         return Trained(run, metrics)
-    lineup = Lineup(resolve_config(request), run, teacher=teacher, start=start, resume=run.state.is_file())
+    lineup = Lineup(resolve_config(request), run, teacher=teacher, resume=run.state.is_file())
     _, fresh = fit(lineup, data, bar)
     return Trained(run, fresh.to_json())
 
@@ -178,7 +158,7 @@ HEADER = ["model", "mAP", "NDS", "mAP +", "NDS +", "median, ms"]
 
 
 def table_rows(models: dict[str, Trained], latency: dict[str, float]) -> list[list[str]]:
-    """One row a model; gains are over the student that went on alone."""
+    """One row a model; gains are over the student that learned alone."""
     alone = models["student"].metrics
     names = {"teacher": "fusion teacher", "student": "camera, alone", "distilled": "camera, distilled"}
     rows = []
@@ -208,10 +188,10 @@ def page(rows: list[list[str]], models: dict[str, Trained], report: BenchReport,
         ),
         html.Section("Average precision by class, %", html.table(["class", *models], per_class), half=True),
         html.Section(
-            "Detection loss of the students' second phase",
+            "Detection loss of the students",
             html.figure(
                 svg.curves_svg(students, label="Detection loss over steps"),
-                "Mean over 20 steps; both began from the same weights.",
+                "Mean over 20 steps; the distilled one began with the teacher's weights.",
             ),
             half=True,
         ),

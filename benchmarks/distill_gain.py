@@ -50,7 +50,7 @@ SPLITS: Final = {"train": range(64), "tune": range(64, 80), "test": range(80, 11
 """Scenes of each split."""
 
 SEEDS: Final = (0, 1, 2)
-TEACHER_EPOCHS: Final = 10
+TEACHER_EPOCHS: Final = 8
 STUDENT_EPOCHS: Final = 4
 
 PATHS: Final[tuple[tuple[Modality, Modality], ...]] = (
@@ -78,7 +78,7 @@ def arms(teacher: Modality, student: Modality) -> dict[str, DistillationConfig]:
 
 
 def setting(modality: Modality, epochs: int, seed: int) -> RunConfig:
-    """A detector smaller than recipe nano's: images of 96 × 264, ±40 m in cells of 1 m; batches of 4."""
+    """A detector smaller than recipe nano's: images of 96 × 264, ±40 m in cells of 1 m; batches of 2."""
     config = nano(modality)
     spec = config.detector.spec
     frustum = Frustum(
@@ -113,7 +113,7 @@ def setting(modality: Modality, epochs: int, seed: int) -> RunConfig:
             config.train,
             epochs=epochs,
             seed=seed,
-            batch_size=4,
+            batch_size=2,
             workers=0,
             augmentation=turned,
             precision=native_precision(),

@@ -15,8 +15,8 @@ VERBS = {
     "data synth": {"--scenes", "--samples", "--seed", "--sweeps", "--width", "--device"},
     "data check": {"--version", "--files", "--json"},
     "train": {
-        "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method", "--teacher-cache", "--init", "--out",
-        "--epochs", "--seed", "--resume", "--set", "--json",
+        "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
+        "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--json",
     },
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
     "export": {"--student", "--run", "--out", "--json"},

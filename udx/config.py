@@ -104,7 +104,8 @@ def _member(family: type, value: dict[str, Any]) -> type:
 
 
 def _descendants(family: type) -> Iterator[type[Any]]:
-    for member in family.__subclasses__():
+    children: list[type[Any]] = family.__subclasses__()
+    for member in children:
         yield member
         yield from _descendants(member)
 
