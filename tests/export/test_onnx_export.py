@@ -18,7 +18,7 @@ from udx.export import onnx_export
 from udx.export.onnx_export import detections_of, export_run, export_student
 from udx.export.parity import Parity, compare
 from udx.manifest import METADATA_KEY, Manifest
-from udx.ops.onnx_functions import DOMAIN, PLUGIN_ATTRIBUTES
+from udx.operators import DOMAIN, PLUGIN_ATTRIBUTES
 from udx.runtime.engine import open_engine
 from udx.train.checkpoint import load_detector
 from udx.train.loop import Job, train

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from udx.errors import UdxError
+from udx.operators import PillarClear, TensorType
 from udx.ops import aot
-from udx.ops.deploy import PillarClear, TensorType
 
 LAUNCH = PillarClear(4).launch([TensorType("float32", (3, 2))])
 

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from udx.errors import UdxError
 from udx.launch import Input, Launch, Output, Scalar, read_image, read_library
+from udx.operators import FLOATS
 from udx.ops.aot import PTX_VERSIONS, kernels
-from udx.ops.deploy import FLOATS
 
 pytest.importorskip("triton")
 
@@ -67,7 +67,7 @@ BACKWARD = [
         num_warps=4,
     ),
 ]
-"""What only training launches; deployed kernels come from ``udx.ops.deploy``."""
+"""What only training launches; deployed kernels come from ``udx.operators``."""
 
 
 @pytest.fixture(scope="module")

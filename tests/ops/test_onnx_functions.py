@@ -13,8 +13,9 @@ from tests.tiny import FRUSTUM, ring_of_cameras
 from tests.tiny import GRID as BEV_GRID
 from udx.export.translate import translation_table
 from udx.geometry import pooling_plan
+from udx.operators import OPSET, PLUGIN_ATTRIBUTES
 from udx.ops import bev_pool, pillar_features, pillar_scatter, voxelize
-from udx.ops.onnx_functions import FUNCTIONS, OPSET, PLUGIN_ATTRIBUTES, function_protos
+from udx.ops.onnx_functions import FUNCTIONS, function_protos
 
 
 class Pool(torch.nn.Module):

@@ -11,8 +11,8 @@ from tests.ops import tensorrt_double
 from tests.ops.tensorrt_double import DataType
 from udx.errors import UdxError
 from udx.launch import CompiledKernel, KernelFile
+from udx.operators import OPERATORS, BevPool, PillarMax, TensorType, VoxelCells
 from udx.ops.aot import CompiledImage
-from udx.ops.deploy import OPERATORS, BevPool, PillarMax, TensorType, VoxelCells
 from udx.ops.tensorrt_plugins import combination, launch_parameters, portable, register_plugins
 
 PLACE = {"x_min": -54.0, "y_min": -54.0, "cell_size": 0.3}

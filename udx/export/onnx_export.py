@@ -24,7 +24,8 @@ from udx.files import sha256_of, write_with
 from udx.geometry import CameraRig
 from udx.manifest import METADATA_KEY, Manifest
 from udx.models.detector import Detector
-from udx.ops.onnx_functions import OPSET, function_protos
+from udx.operators import OPSET
+from udx.ops.onnx_functions import function_protos
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import generated_frame
 from udx.train.checkpoint import CheckpointRecord, load_detector

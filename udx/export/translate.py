@@ -7,8 +7,8 @@ import onnx
 import torch
 from onnxscript import ir, opset20, values
 
+from udx.operators import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from udx.ops import PillarGrid
-from udx.ops.onnx_functions import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 
 _FLOAT, _INT, _STRING = (getattr(onnx.defs.OpSchema.AttrType, kind) for kind in ("FLOAT", "INT", "STRING"))
 _PLUGIN_TYPES: Final = {str: _STRING, int: _INT}

@@ -19,8 +19,7 @@ from udx.console import say, table, ticking
 from udx.data.spec import POINT_FEATURES
 from udx.errors import UdxError
 from udx.launch import CompiledKernel, KernelLibrary, Launch, write_library
-from udx.ops.aot import PTX_VERSIONS, compiled
-from udx.ops.deploy import (
+from udx.operators import (
     FLOATS,
     BevPool,
     PillarClear,
@@ -31,6 +30,7 @@ from udx.ops.deploy import (
     VoxelSums,
     launches_of_graph,
 )
+from udx.ops.aot import PTX_VERSIONS, compiled
 from udx.runtime.onnx_file import read_onnx
 
 

@@ -1,7 +1,7 @@
 """The BEV operators as ONNX functions of standard operators, so that stock ONNX Runtime runs an export.
 
-A node of domain ``udx`` in an exported graph calls one of these; the attributes of ``PLUGIN_ATTRIBUTES`` on
-the node let TensorRT take its plugin of the same name instead. There is a node for every kernel, because a plugin
+A node of domain ``udx`` in an exported graph calls one of these; its ``PLUGIN_ATTRIBUTES`` (``udx.operators``)
+let TensorRT take its plugin of the same name instead. There is a node for every kernel, because a plugin
 is one launch: ``voxelize`` is UdxVoxelCells and UdxVoxelSums, ``pillar_scatter`` is UdxPillarClear and UdxPillarMax,
 and in both the second gets what the first cleared as its last input, for the plugin to write its output into. The
 functions know nothing of that; together they compute what the torch operators compute, and a test holds them to it.
@@ -11,18 +11,13 @@ kernel (seen in 1.32) runs its reductions in several threads without a lock: whe
 is lost now and then, and the same frame gives other boxes.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import onnx
 import onnxscript
 from onnxscript import opset20 as op
 
-from udx.ops.pillar_grid import STEPS_PER_METRE
-
-DOMAIN: Final = "udx"
-VERSION: Final = 1
-OPSET: Final = 20
-PLUGIN_ATTRIBUTES: Final[dict[str, Any]] = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION), "aot": 1}
+from udx.operators import DOMAIN, STEPS_PER_METRE, VERSION
 
 LARGEST: Final = 3.4028234663852886e38
 """The largest finite FP32: neither NaN nor an infinity is at most this."""

@@ -1,10 +1,8 @@
 """The grid of pillars as the operators take it: plain numbers, so that they can be attributes of a graph's node."""
 
 from dataclasses import dataclass
-from typing import Final
 
-STEPS_PER_METRE: Final = 1024
-"""Positions are summed as integers of this resolution, which makes the sum the same for any order of the points."""
+from udx.operators import STEPS_PER_METRE as STEPS_PER_METRE
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from udx.errors import UdxError
 from udx.launch import INTEGERS, Arithmetic, CompiledKernel, Launch, size_of
+from udx.operators import DOMAIN, OPERATORS, Operator, TensorType
 from udx.ops.aot import CompiledImage, compiled
-from udx.ops.deploy import DOMAIN, OPERATORS, Operator, TensorType
 
 PORTABLE_ARCH: Final = 80
 MAX_SHARED_BYTES: Final = 48 * 1024

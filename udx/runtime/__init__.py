@@ -3,4 +3,4 @@
 from udx.runtime.engine import BACKENDS as BACKENDS
 from udx.runtime.engine import open_engine as open_engine
 from udx.runtime.runner import Runner as Runner
-from udx.runtime.runner import TensorSpec as TensorSpec
+from udx.tensors import TensorSpec as TensorSpec

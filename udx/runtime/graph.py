@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from udx.runtime.onnx_file import dtype_name, tensor_spec
-from udx.runtime.runner import TensorSpec
+from udx.tensors import TensorSpec, dtype_name, tensor_spec
 
 if TYPE_CHECKING:
     import onnx

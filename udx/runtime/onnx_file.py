@@ -1,17 +1,14 @@
 """ONNX files from strangers: read once, bounded, and checked against their manifest before anything runs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Final
 
 from udx.data.inputs import input_shapes
 from udx.errors import UdxError
 from udx.geometry import BOX_SIZE
 from udx.manifest import METADATA_KEY, Manifest
-from udx.runtime.runner import TensorSpec
+from udx.tensors import TensorSpec, dtype_name, tensor_spec, tensors_of
 
 if TYPE_CHECKING:
     import onnx
@@ -65,50 +62,6 @@ def expected_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
         TensorSpec("scores", (count,), "float32"),
         TensorSpec("labels", (count,), "int64"),
     )
-
-
-def tensor_spec(value: "onnx.ValueInfoProto") -> TensorSpec:
-    """Describe a graph input or output; a dimension that is not fixed counts as −1."""
-    tensor = value.type.tensor_type
-    shape = tuple(length.dim_value if length.HasField("dim_value") else -1 for length in tensor.shape.dim)
-    return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))
-
-
-def dtype_name(elem_type: int) -> str:
-    """Name an ONNX element type as numpy does."""
-    import onnx
-
-    try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name
-    except (KeyError, ValueError):
-        return f"unknown type {elem_type}"
-
-
-def tensors_of(model: "onnx.ModelProto") -> Iterator["onnx.TensorProto"]:
-    """Every tensor stored in the model: weights and constants, in subgraphs and function bodies too."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Any) -> Iterator["onnx.TensorProto"]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            for sparse in (*sparse_tensors, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _graph_tensors(graph)
 
 
 def _parse(path: Path) -> "onnx.ModelProto":

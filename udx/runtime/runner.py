@@ -2,38 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.detections import Detections
 from udx.data.inputs import Tensors
 from udx.errors import UdxError
 from udx.manifest import Manifest
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Name, static shape and numpy dtype of one input or output of an engine."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype}{list(self.shape)}"
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of one such tensor."""
-        size = np.dtype(self.dtype).itemsize
-        for length in self.shape:
-            size *= length
-        return size
+from udx.tensors import TensorSpec
 
 
 class Runner(ABC):

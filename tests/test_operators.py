@@ -9,8 +9,11 @@ import torch
 from onnx import TensorProto, helper
 
 from udx.errors import UdxError
-from udx.ops.deploy import (
+from udx.operators import (
+    DOMAIN,
     OPERATORS,
+    OPSET,
+    PLUGIN_ATTRIBUTES,
     BevPool,
     PillarClear,
     PillarFeatures,
@@ -20,7 +23,7 @@ from udx.ops.deploy import (
     VoxelSums,
     launches_of_graph,
 )
-from udx.ops.onnx_functions import DOMAIN, OPSET, PLUGIN_ATTRIBUTES, function_protos
+from udx.ops.onnx_functions import function_protos
 from udx.ops.pillar_grid import PillarGrid
 
 triton = pytest.importorskip("triton")
