@@ -56,12 +56,13 @@ def voxel_cells_kernel(
     sample = item // CAPACITY
     given = in_buffer & (item % CAPACITY < tl.load(num_points + sample, mask=in_buffer, other=0))
     point = points + item.to(tl.int64) * FEATURES
-    inside = given
-    for feature in tl.static_range(FEATURES):
-        inside &= tl.abs(tl.load(point + feature, mask=given, other=0.0)) <= LARGEST
     across = tl.div_rn(tl.load(point, mask=given, other=0.0) - X_MIN, CELL)
     along = tl.div_rn(tl.load(point + 1, mask=given, other=0.0) - Y_MIN, CELL)
     height = tl.load(point + 2, mask=given, other=0.0)
+    # Coordinates that are not finite fail the ranges by themselves.
+    inside = given
+    for feature in tl.static_range(3, FEATURES):
+        inside &= tl.abs(tl.load(point + feature, mask=given, other=0.0)) <= LARGEST
     inside &= (across >= 0) & (across < COLUMNS) & (along >= 0) & (along < ROWS) & (height >= Z_MIN) & (height < Z_MAX)
     column = tl.where(inside, across, 0.0).to(tl.int32)
     row = tl.where(inside, along, 0.0).to(tl.int32)
