@@ -120,7 +120,7 @@ class BevPool(Operator):
                 "PIXELS": height * width,
                 "CHANNELS": channels,
                 "ACCUMULATE": "float32",
-                "BLOCK_POINTS": 16,
+                "BLOCK_POINTS": 32,
                 "BLOCK_CHANNELS": block_channels,
             },
             grid=("cell_offsets[1] - 1", f"cdiv({channels}, {block_channels})", "cell_offsets[0]"),
@@ -328,18 +328,32 @@ def launches_of_graph(model: "onnx.ModelProto") -> list[Launch]:
     return [_launch_of(node, types) for node in graph.node if node.domain == DOMAIN]
 
 
-def _launch_of(node: "onnx.NodeProto", types: Mapping[str, TensorType]) -> Launch:
+def operator_of(node: "onnx.NodeProto") -> Operator:
+    """The operator of a node of domain ``udx``.
+
+    Raises:
+        UdxError: it is of another version of udx, or lacks an attribute.
+    """
     from onnx.helper import get_attribute_value
 
     kinds = {kind.name: kind for kind in OPERATORS}
     if node.op_type not in kinds:
         raise UdxError(f"node {node.name} is a {node.op_type}, which this udx does not know; export the detector again")
     kind = kinds[node.op_type]
-    attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
-    missing = [name for name in kind.attributes() if name not in attributes]
-    if missing or any(name not in types for name in node.input):
-        raise UdxError(f"node {node.name} ({node.op_type}) lacks {', '.join(missing) or 'shapes'}; export it again")
-    operator = kind(**{name: attributes[name] for name in kind.attributes()})
+    given = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+    wanted = kind.attributes()
+    for name, form in wanted.items():
+        if type(given.get(name)) is not form:
+            raise UdxError(
+                f"node {node.name} ({node.op_type}) has no {form.__name__} {name}; export the detector again"
+            )
+    return kind(**{name: given[name] for name in wanted})
+
+
+def _launch_of(node: "onnx.NodeProto", types: Mapping[str, TensorType]) -> Launch:
+    operator = operator_of(node)
+    if any(name not in types for name in node.input):
+        raise UdxError(f"node {node.name} ({node.op_type}) lacks shapes; export the detector again")
     return operator.launch([types[name] for name in node.input])
 
 

@@ -45,9 +45,12 @@ def bev_pool_kernel(
     own_context = context + sample * (POINTS // BINS * CHANNELS)
     # Summed over the points only at the end: the order of the sum is the same in every run.
     total = tl.full((BLOCK_POINTS, BLOCK_CHANNELS), 0, ACCUMULATE)
-    for first in range(begin, end, BLOCK_POINTS):
-        slot = first + tl.arange(0, BLOCK_POINTS)
-        point = tl.load(own_index + slot, mask=slot < end, other=-1)
+    slot = begin + tl.arange(0, BLOCK_POINTS)
+    point = tl.load(own_index + slot, mask=slot < end, other=-1)
+    for _ in range(begin, end, BLOCK_POINTS):
+        # The next indices are under way while the features of these arrive: crowded cells are the last to end.
+        slot += BLOCK_POINTS
+        next_point = tl.load(own_index + slot, mask=slot < end, other=-1)
         real = (point >= 0) & (point < POINTS)
         pixel = point // (BINS * PIXELS) * PIXELS + point % PIXELS
         weight = tl.load(own_depth + point, mask=real, other=0).to(ACCUMULATE)
@@ -57,6 +60,7 @@ def bev_pool_kernel(
             other=0,
         )
         total += weight[:, None] * features.to(ACCUMULATE)
+        point = next_point
     row = pooled + (sample * cells + cell) * CHANNELS
     tl.store(row + channel, tl.sum(total, axis=0).to(pooled.dtype.element_ty), mask=in_channels)
 
@@ -141,7 +145,7 @@ def pool(depth_BNDhw: Tensor, context_BNhwC: Tensor, point_index_BP: Tensor, cel
         point_index_BP.shape[1],
         pooled,
         **_sizes(depth_BNDhw, context_BNhwC),
-        BLOCK_POINTS=16,
+        BLOCK_POINTS=32,
         BLOCK_CHANNELS=block_channels,
         num_warps=4,
     )
