@@ -35,9 +35,9 @@ def read_onnx(path: Path) -> OnnxFile:
         UdxError: the file is missing, too large, damaged, not ONNX, not from udx, refers to files outside its
             folder, or its inputs and outputs are not those of its manifest.
     """
-    model = _parse(path)
+    model = _parse(_content_of(path), path)
     _require_bounded_tensors(model, path)
-    _require_valid(path)
+    _require_valid(str(path), path)
     manifest = _manifest_of(model, path)
     inputs = expected_inputs(manifest)
     outputs = expected_outputs(manifest)
@@ -47,6 +47,26 @@ def read_onnx(path: Path) -> OnnxFile:
     _require_same(path, "inputs", given, inputs)
     _require_same(path, "outputs", tuple(tensor_spec(value) for value in model.graph.output), outputs)
     return OnnxFile(path, model, manifest, inputs, outputs)
+
+
+def require_segment(
+    content: bytes, source: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> None:
+    """Check the ONNX model of a plan's segment, which has all its weights inside; ``source`` names it in errors.
+
+    Raises:
+        UdxError: it is damaged, refers to other files, or has other inputs and outputs.
+    """
+    import onnx
+
+    model = _parse(content, source)
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(model)):
+        raise UdxError(f"{source} wants weights from another file, which no segment does; do not trust it")
+    _require_bounded_tensors(model, source)
+    _require_valid(content, source)
+    found = (tuple(map(tensor_spec, values)) for values in (model.graph.input, model.graph.output))
+    if tuple(found) != (inputs, outputs):
+        raise UdxError(f"{source} has other inputs or outputs than its plan says; build the plan again")
 
 
 def expected_inputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
@@ -64,44 +84,48 @@ def expected_outputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
     )
 
 
-def _parse(path: Path) -> "onnx.ModelProto":
-    import onnx
-
+def _content_of(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise UdxError(f"{path} is larger than 2 GiB, the limit of an ONNX file; store its weights beside it")
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UdxError(f"cannot read engine {path}: {error.strerror}; check the path") from error
+
+
+def _parse(content: bytes, source: Path | str) -> "onnx.ModelProto":
+    import onnx
+
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except Exception as error:  # protobuf's DecodeError, whose module has no types
-        raise UdxError(f"{path} is damaged or not an ONNX file; copy or export it again") from error
+        raise UdxError(f"{source} is damaged or not an ONNX file; copy or export it again") from error
     if not model.ir_version or not model.graph.node:
-        raise UdxError(f"{path} is damaged or not an ONNX file: it holds no graph; copy or export it again")
+        raise UdxError(f"{source} is damaged or not an ONNX file: it holds no graph; copy or export it again")
     return model
 
 
-def _require_bounded_tensors(model: "onnx.ModelProto", path: Path) -> None:
+def _require_bounded_tensors(model: "onnx.ModelProto", source: Path | str) -> None:
     """Refuse tensors that claim more than they hold, before any library allocates what they claim."""
     import onnx
 
     for tensor in tensors_of(model):
         spec = TensorSpec(tensor.name or "a constant", tuple(tensor.dims), dtype_name(tensor.data_type))
         if spec.dtype.startswith("unknown") or any(length < 0 for length in spec.shape):
-            raise UdxError(f"{path} holds {spec}, which is no valid tensor; copy or export it again")
+            raise UdxError(f"{source} holds {spec}, which is no valid tensor; copy or export it again")
         if spec.dtype == "object":  # strings have no fixed size and hold what they hold
             continue
-        _require_bounded(path, (spec,))
+        _require_bounded(source, (spec,))
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _require_own_external_data(tensor, spec, path)
+            assert isinstance(source, Path), "only files have a folder"
+            _require_own_external_data(tensor, spec, source)
         elif tensor.raw_data and len(tensor.raw_data) != _stored_bytes(tensor, spec):
             raise UdxError(
-                f"{path} holds {spec} with {len(tensor.raw_data)} bytes of data; it is damaged, export it again"
+                f"{source} holds {spec} with {len(tensor.raw_data)} bytes of data; it is damaged, export it again"
             )
         elif not tensor.raw_data and spec.num_bytes > 8 * max(tensor.ByteSize(), 1):
-            raise UdxError(f"{path} holds {spec} without its data; it is damaged, export it again")
+            raise UdxError(f"{source} holds {spec} without its data; it is damaged, export it again")
 
 
 def _stored_bytes(tensor: "onnx.TensorProto", spec: TensorSpec) -> int:
@@ -129,14 +153,15 @@ def _require_own_external_data(tensor: "onnx.TensorProto", spec: TensorSpec, pat
         raise UdxError(f"{path} has a damaged reference to {target.name}; copy or export it again") from error
 
 
-def _require_valid(path: Path) -> None:
+def _require_valid(model: str | bytes, source: Path | str) -> None:
+    """``model`` is a file's path, for weights beside it are checked too, or the content of one."""
     import onnx
 
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(model)
     except Exception as error:  # onnx raises ValidationError, and RuntimeError or InferenceError from C++
         reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
-        raise UdxError(f"{path} is not a valid ONNX model ({reason}); copy or export it again") from error
+        raise UdxError(f"{source} is not a valid ONNX model ({reason}); copy or export it again") from error
 
 
 def _manifest_of(model: "onnx.ModelProto", path: Path) -> Manifest:
@@ -146,10 +171,10 @@ def _manifest_of(model: "onnx.ModelProto", path: Path) -> Manifest:
     raise UdxError(f"{path} is an ONNX file without a udx manifest; give one that udx export wrote")
 
 
-def _require_bounded(path: Path, specs: tuple[TensorSpec, ...]) -> None:
+def _require_bounded(source: Path | str, specs: tuple[TensorSpec, ...]) -> None:
     for spec in specs:
         if spec.num_bytes > MAX_TENSOR_BYTES:
-            raise UdxError(f"{path} declares {spec}, {spec.num_bytes / 2**30:.0f} GiB; do not trust it")
+            raise UdxError(f"{source} declares {spec}, {spec.num_bytes / 2**30:.0f} GiB; do not trust it")
 
 
 def _require_same(path: Path, what: str, given: tuple[TensorSpec, ...], wanted: tuple[TensorSpec, ...]) -> None:

@@ -19,8 +19,7 @@ class OnnxRuntimeRunner(Runner):
     """The file is checked when the runner is made; weights beside it are read from its own folder only."""
 
     def __init__(self, path: Path, provider: Provider = "cpu", threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise UdxError(f"an engine needs at least one thread, not {threads}")
+        require_threads(threads)
         file = read_onnx(path)
         super().__init__(path, file.manifest, file.inputs, file.outputs)
         self._provider = provider
@@ -31,39 +30,12 @@ class OnnxRuntimeRunner(Runner):
     @property
     def settings(self) -> Mapping[str, str | int | None]:
         """Backend, version, execution provider, threads (None: the backend's own choice), and options."""
-        ort = _import_onnxruntime()
-        return {
-            "backend": "onnxruntime",
-            "version": ort.__version__,
-            "provider": _PROVIDERS[self._provider],
-            "threads": self._threads,
-            "graph_optimization": "all",
-            "spinning": "off",
-        }
+        return session_settings(self._provider, self._threads)
 
     def _activate(self) -> None:
         assert self._session is None, "already active"
-        ort = _import_onnxruntime()
-        wanted = _PROVIDERS[self._provider]
-        if wanted not in ort.get_available_providers():
-            raise UdxError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu in its place, or run on the CPU")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions; said once is enough
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Threads that spin while they wait take the cores from decoding, from the next engine of a comparison,
-        # and from every other program; letting them sleep costs microseconds.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        folder = str(self.path.resolve().parent)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-        try:
-            session = ort.InferenceSession(self.path.read_bytes(), options, providers=[wanted])
-        except Exception as error:  # onnxruntime's own classes derive from Exception directly
-            raise UdxError(f"ONNX Runtime refuses {self.path} ({_first_line(error)}); export it again") from error
-        if session.get_providers()[0] != wanted:
-            raise UdxError(f"ONNX Runtime cannot start {wanted} on this machine; check the driver and CUDA libraries")
-        self._session = session
+        folder = self.path.resolve().parent
+        self._session = open_session(self.path.read_bytes(), str(self.path), self._provider, self._threads, folder)
 
     def _infer(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         assert self._session is not None, "activate the runner first"
@@ -71,12 +43,66 @@ class OnnxRuntimeRunner(Runner):
             outputs = self._session.run(self._output_names, dict(tensors))
         except Exception as error:
             raise UdxError(
-                f"ONNX Runtime failed on {self.path} ({_first_line(error)}); free memory or export it again"
+                f"ONNX Runtime failed on {self.path} ({first_line(error)}); free memory or export it again"
             ) from error
         return dict(zip(self._output_names, outputs, strict=True))
 
     def _deactivate(self) -> None:
         self._session = None
+
+
+def open_session(
+    model: bytes, source: str, provider: Provider = "cpu", threads: int | None = None, folder: Path | None = None
+) -> Any:
+    """Open a session on a checked model; ``source`` names it in errors, ``folder`` holds weights outside of it.
+
+    Raises:
+        UdxError: ONNX Runtime is not installed, lacks the provider, or refuses the model.
+    """
+    ort = _import_onnxruntime()
+    wanted = _PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise UdxError(f"this onnxruntime has no {wanted}; install onnxruntime-gpu in its place, or run on the CPU")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors come as exceptions; said once is enough
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Threads that spin while they wait take the cores from decoding, from the next engine of a comparison,
+    # and from every other program; letting them sleep costs microseconds.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    try:
+        session = ort.InferenceSession(model, options, providers=[wanted])
+    except Exception as error:  # onnxruntime's own classes derive from Exception directly
+        raise UdxError(f"ONNX Runtime refuses {source} ({first_line(error)}); export it again") from error
+    if session.get_providers()[0] != wanted:
+        raise UdxError(f"ONNX Runtime cannot start {wanted} on this machine; check the driver and CUDA libraries")
+    return session
+
+
+def session_settings(provider: Provider, threads: int | None) -> dict[str, str | int | None]:
+    """What a report says of sessions that ``open_session`` opens."""
+    return {
+        "backend": "onnxruntime",
+        "version": _import_onnxruntime().__version__,
+        "provider": _PROVIDERS[provider],
+        "threads": threads,
+        "graph_optimization": "all",
+        "spinning": "off",
+    }
+
+
+def require_threads(threads: int | None) -> None:
+    """Raise ``UdxError`` unless a number of threads is one, or left to the backend."""
+    if threads is not None and threads < 1:
+        raise UdxError(f"an engine needs at least one thread, not {threads}")
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of ONNX Runtime says, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _import_onnxruntime() -> Any:
@@ -85,7 +111,3 @@ def _import_onnxruntime() -> Any:
     except ImportError as error:
         raise UdxError("running ONNX engines needs onnxruntime; install udx[cpu] or udx[gpu]") from error
     return onnxruntime
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
