@@ -65,14 +65,19 @@ SHARES: Final = {"feature": 0.1, "relation": 0.03, "response": 0.05}
 """Of the detection loss; several times as much does harm in so few steps."""
 
 
+UNFELT: Final = 1e-9
+"""Share of a loss that is left out: not 0, so that all arms of a path and seed read the same lessons of the teacher,
+which are then read once."""
+
+
 def best(teacher: Modality, student: Modality) -> DistillationConfig:
     """The best recipe that was found for a path on the split ``tune``."""
-    return dataclasses.replace(unidistill(**SHARES), inherit="all")
+    return unidistill(**SHARES, inherit="all")
 
 
 def arms(teacher: Modality, student: Modality) -> dict[str, DistillationConfig]:
     """Every way to distil along one path, by name."""
-    none = dict.fromkeys(SHARES, 0.0)
+    none = dict.fromkeys(SHARES, UNFELT)
     alone = {name: unidistill(**{**none, name: share}) for name, share in SHARES.items()}
     return {**alone, "all": unidistill(**SHARES), "best": best(teacher, student)}
 
@@ -123,11 +128,12 @@ def setting(modality: Modality, epochs: int, seed: int) -> RunConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One run of the matrix: ``name`` is its folder below the output."""
+    """One run of the matrix: ``name`` is its folder below the output, ``cache`` that of the teacher's lessons."""
 
     name: str
     config: RunConfig
     teacher: str | None = None
+    cache: str | None = None
 
 
 def teacher_task(modality: Modality) -> Task:
@@ -143,7 +149,12 @@ def plain_task(student: Modality, epochs: int, seed: int) -> Task:
 def arm_task(teacher: Modality, student: Modality, arm: str, distillation: DistillationConfig, seed: int) -> Task:
     """A student that is taught."""
     config = dataclasses.replace(setting(student, STUDENT_EPOCHS, seed), distillation=distillation)
-    return Task(name=f"{student}/{arm}-from-{teacher}-{seed}", config=config, teacher=teacher_task(teacher).name)
+    return Task(
+        name=f"{student}/{arm}-from-{teacher}-{seed}",
+        config=config,
+        teacher=teacher_task(teacher).name,
+        cache=f"lessons/{teacher}-{student}-{seed}",
+    )
 
 
 def perform(task: Task, out: Path, split: str) -> str:
@@ -163,6 +174,7 @@ def perform(task: Task, out: Path, split: str) -> str:
             data={"keyframes": "train"},
             run=run,
             teacher=Run(out / task.teacher) if task.teacher else None,
+            teacher_cache=out / task.cache if task.cache else None,
             resume=run.config.is_file(),
         )
     )
@@ -216,13 +228,15 @@ def equal_time_epochs(out: Path, teacher: Modality, student: Modality, seeds: Se
 
 def matrix(seeds: Sequence[int]) -> Iterator[Task]:
     """Every run but the controls of equal time: those that matter most come first."""
-    by_arm = {pair: arms(*pair) for pair in PATHS}
-    for arm in ("best", "all", "feature", "relation", "response"):
-        for seed in seeds:
-            for student in ("cam", "lidar"):
-                yield plain_task(student, STUDENT_EPOCHS, seed)
-            for (teacher, student), its in by_arm.items():
-                yield arm_task(teacher, student, arm, its[arm], seed)
+    for seed in seeds:
+        for student in ("cam", "lidar"):
+            yield plain_task(student, STUDENT_EPOCHS, seed)
+        for teacher, student in PATHS:
+            yield arm_task(teacher, student, "best", best(teacher, student), seed)
+    for seed in seeds:
+        for arm in ("all", "feature", "relation", "response"):
+            for teacher, student in PATHS:
+                yield arm_task(teacher, student, arm, arms(teacher, student)[arm], seed)
 
 
 def make_world(out: Path) -> None:

@@ -51,7 +51,10 @@ def tiny_run(modality: Modality, epochs: int = 2, **train: object) -> RunConfig:
     config = nano(modality)
     settings = {"epochs": epochs, "batch_size": 2, "workers": 0, "precision": "no"} | train
     return dataclasses.replace(
-        config, detector=tiny_detector(modality), train=dataclasses.replace(config.train, **settings)
+        config,
+        detector=tiny_detector(modality),
+        train=dataclasses.replace(config.train, **settings),
+        distillation=dataclasses.replace(config.distillation, inherit="nothing"),
     )
 
 

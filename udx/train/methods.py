@@ -74,14 +74,17 @@ class DistillationConfig:
             raise ValueError(f"encoder_first is a share of training in [0, 1), not {self.encoder_first}")
 
 
-def unidistill(*, feature: float = 0.25, relation: float = 0.1, response: float = 0.3) -> DistillationConfig:
+def unidistill(
+    *, feature: float = 0.25, relation: float = 0.1, response: float = 0.3, inherit: Inherit = "nothing"
+) -> DistillationConfig:
     """UniDistill's three objectives (Zhou et al., CVPR 2023), each held at its share of the detection loss."""
     return DistillationConfig(
         objectives={
             "feature": Feature(weight=feature),
             "relation": Relation(weight=relation),
             "response": Response(weight=response),
-        }
+        },
+        inherit=inherit,
     )
 
 

@@ -100,8 +100,9 @@ def nano(modality: Modality) -> RunConfig:
             augmentation=None,  # minutes are too few to learn by heart
         ),
         loss=DetectionLossConfig(depth=1.0),
-        # So few steps bear only a light hand: several times these shares cost a camera student 2 points of mAP.
-        distillation=unidistill(feature=0.1, relation=0.03, response=0.05),
+        # So few steps bear only a light hand, and the most of what can be gained in them is inherited: see
+        # benchmarks/results/distill_gain.md.
+        distillation=unidistill(feature=0.1, relation=0.03, response=0.05, inherit="all"),
     )
 
 
@@ -141,7 +142,7 @@ def small(modality: Modality) -> RunConfig:
             workers=8,
         ),
         loss=DetectionLossConfig(depth=1.0),
-        distillation=unidistill(),
+        distillation=unidistill(inherit="all"),
     )
 
 
