@@ -205,7 +205,7 @@ def test_a_node_without_an_attribute_is_refused():
     model = pillar_model()
     attributes = model.graph.node[0].attribute
     attributes.remove(next(item for item in attributes if item.name == "x_min"))
-    with pytest.raises(UdxError, match=r"UdxVoxelCells\) lacks x_min"):
+    with pytest.raises(UdxError, match=r"UdxVoxelCells\) has no float x_min"):
         launches_of_graph(model)
 
 
