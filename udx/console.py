@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 console = Console()
@@ -16,15 +25,7 @@ Tick = Callable[[int, int], None]
 @contextmanager
 def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """Show a progress bar; yield a function of how many are done, how many there are, and what to say beside."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}", style="dim"),
-    )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+    with _progress(TimeRemainingColumn(), TextColumn("{task.fields[said]}", style="dim")) as progress:
         task = progress.add_task(title, total=None, said="")
 
         def update(done: int, total: int, said: str) -> None:
@@ -38,6 +39,45 @@ def ticking(title: str) -> Iterator[Tick]:
     """Show a progress bar without words beside it."""
     with bar(title) as update:
         yield lambda done, total: update(done, total, "")
+
+
+class Phases:
+    """Bars for steps within steps: a titled one for the outermost phase, and one for each that is under way in it."""
+
+    def __init__(self, progress: Progress, title: str) -> None:
+        self._progress = progress
+        self._whole = progress.add_task(title, total=None)
+        self._bars: dict[str, TaskID] = {}
+
+    def start(self, phase: str, depth: int, steps: int) -> None:
+        """Show a phase, indented by its depth; the outermost moves the titled bar."""
+        if depth == 0:
+            self._progress.update(self._whole, total=steps, completed=0)
+            self._bars[phase] = self._whole
+        else:
+            self._bars[phase] = self._progress.add_task("  " * depth + phase, total=steps)
+
+    def advance(self, phase: str, done: int) -> None:
+        """Move a phase's bar."""
+        self._progress.update(self._bars[phase], completed=done)
+
+    def finish(self, phase: str) -> None:
+        """Take a phase's bar away; the titled one stays."""
+        bar_of_phase = self._bars.pop(phase)
+        if bar_of_phase != self._whole:
+            self._progress.remove_task(bar_of_phase)
+
+
+@contextmanager
+def phases(title: str) -> Iterator[Phases]:
+    """Show the phases of a long step; when it ends, only its titled bar remains."""
+    with _progress() as progress:
+        yield Phases(progress, title)
+
+
+def _progress(*more: ProgressColumn) -> Progress:
+    bars = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*bars, *more, console=console, refresh_per_second=4)
 
 
 def say(text: str) -> None:
