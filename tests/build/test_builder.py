@@ -50,9 +50,15 @@ def convolutions(dtype=TensorProto.FLOAT, count=4) -> bytes:
     return model.SerializeToString()
 
 
-def build(model: bytes, watch: Watch, check=lambda network: None, **settings) -> bytes:
+def build(model: bytes, watch: Watch, check=lambda network: None, configure=None, **settings) -> bytes:
     return serialized_engine(
-        trt, model, Path("student.onnx"), settings=TensorrtSettings(**settings), watch=watch, check=check
+        trt,
+        model,
+        Path("student.onnx"),
+        settings=TensorrtSettings(**settings),
+        watch=watch,
+        check=check,
+        configure=configure,
     )
 
 
@@ -70,6 +76,19 @@ def test_an_engine_is_built_and_its_progress_told(dtype):
     assert layers == [(f"conv{index}", trt.LayerType.CONVOLUTION) for index in range(4)]
     assert 0 in shown.depths.values() and max(shown.depths.values()) >= 2
     assert not shown.open
+
+
+def test_the_configuration_can_be_added_to():
+    asked = []
+
+    def configure(config):
+        asked.append((config.builder_optimization_level, config.get_flag(trt.BuilderFlag.TF32)))
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+
+    stripped = build(convolutions(), Watch(Recorder()), configure=configure, level=1, tf32=False)
+    whole = build(convolutions(), Watch(Recorder()), level=1, tf32=False)
+    assert asked == [(1, False)]
+    assert stripped != whole
 
 
 def test_a_refused_node_is_one_sentence():
