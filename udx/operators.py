@@ -309,6 +309,7 @@ class PillarMax(Operator):
 
 
 OPERATORS: Final[tuple[type[Operator], ...]] = (BevPool, VoxelCells, VoxelSums, PillarFeatures, PillarClear, PillarMax)
+NAMES: Final = frozenset(kind.name for kind in OPERATORS)
 
 
 def launches_of_graph(model: "onnx.ModelProto") -> list[Launch]:

@@ -37,6 +37,11 @@ def tensor_spec(value: "onnx.ValueInfoProto") -> TensorSpec:
     return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))
 
 
+def spec_of_tensor(tensor: "onnx.TensorProto") -> TensorSpec:
+    """Describe a stored tensor."""
+    return TensorSpec(tensor.name, tuple(tensor.dims), dtype_name(tensor.data_type))
+
+
 def dtype_name(elem_type: int) -> str:
     """Name an ONNX element type as numpy does."""
     import onnx

@@ -19,6 +19,7 @@ from udx.data.detections import Detections
 from udx.errors import UdxError
 from udx.export.deploy import OUTPUTS, DeployableDetector
 from udx.export.parity import Parity, compare
+from udx.export.simplify import simplify
 from udx.export.translate import translation_table
 from udx.files import sha256_of, write_with
 from udx.geometry import CameraRig
@@ -119,8 +120,6 @@ def manifest_of(run: Run, record: CheckpointRecord) -> Manifest:
 
 def to_onnx(module: DeployableDetector, tensors: dict[str, NDArray[Any]]) -> onnx.ModelProto:
     """Translate the module with fixed shapes; batch norms are folded, ``udx`` nodes keep their function bodies."""
-    import onnxscript.optimizer
-
     with _quiet():
         program = torch.onnx.export(
             module,
@@ -134,8 +133,8 @@ def to_onnx(module: DeployableDetector, tensors: dict[str, NDArray[Any]]) -> onn
             verbose=False,
         )
         assert program is not None
-        onnxscript.optimizer.optimize(program.model)
-        # The bodies come after the optimiser, which would inline them.
+        simplify(program.model)
+        # The bodies come after the simplification, which would inline them.
         model: onnx.ModelProto = program.model_proto
     used = {node.op_type for node in model.graph.node}
     model.functions.extend(function for function in function_protos() if function.name in used)

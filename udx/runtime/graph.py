@@ -1,32 +1,22 @@
-"""The structure of an ONNX graph without its weights: a canonical listing, its hash, and its cost in MACs.
+"""The structure of an ONNX graph without its weights: its hash, what it consists of, and what it costs.
 
-Two exports of one architecture have the same listing whatever their weights and names. What counts: operators,
-attributes, wiring, shapes, dtypes, inputs and outputs, function bodies, opsets. What does not: names, documentation,
-metadata, the order of independent nodes, and the *values* of floating-point and of quantized tensors. The values
-of int32, int64 and bool tensors count (they are shapes, axes and indices) unless they are dequantized.
+Two exports of one architecture have the same structure whatever their weights: see ``udx.runtime.listing`` for what
+the hash covers, and ``udx.runtime.cost`` for how cost is counted.
 """
 
-import hashlib
-import heapq
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from udx.tensors import TensorSpec, dtype_name, tensor_spec
+from udx.runtime.cost import count_macs, peak_activation, skeleton_of, with_shapes
+from udx.runtime.listing import canonical_listing, op_name, structural_hash, weights_of
+from udx.tensors import spec_of_tensor
 
 if TYPE_CHECKING:
     import onnx
-
-MAC_RULE: Final = (
-    "multiply-accumulates of Conv, ConvTranspose, Gemm and MatMul, functions inlined; one per weight and output "
-    "element (padding included); additions of a bias, activations, gathers and element-wise operators count nothing"
-)
-_VALUES_COUNT: Final = frozenset({"int32", "int64", "bool"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +24,8 @@ class Structure:
     """What must be equal if two engines are to cost the same.
 
     ``parameters`` are the graph's constants but for shapes, axes and indices. ``uncounted`` names the nodes that
-    should count in ``macs`` but whose shapes are not known, or that run under a condition.
+    should count in ``macs`` but whose shapes are not known, or that run under a condition, and the tensors that
+    should count in ``peak_activation_bytes`` but whose size is not known.
     """
 
     sha256: str
@@ -44,39 +35,30 @@ class Structure:
     parameters: int
     parameter_bytes: int
     macs: int
+    peak_activation_bytes: int
     uncounted: tuple[str, ...]
     listing: tuple[str, ...]
 
 
-def structure_of(model: "onnx.ModelProto") -> Structure:
-    """Describe the structure of a checked model."""
+def structure_of(model: "onnx.ModelProto", sizes: Mapping[str, int] | None = None) -> Structure:
+    """Describe the structure of a checked model; ``sizes`` says how large its open dimensions count, by name."""
     listing = canonical_listing(model)
-    inlined = _inlined_with_shapes(model)
-    macs, uncounted = count_macs(inlined)
-    weights = _weights(model.graph)
+    skeleton = skeleton_of(model, sizes)
+    macs, uncounted = count_macs(with_shapes(skeleton, inline=True).graph)
+    peak, unsized = peak_activation(with_shapes(skeleton).graph)
+    weights = weights_of(model.graph)
     return Structure(
-        sha256=hashlib.sha256("\n".join(listing).encode()).hexdigest(),
+        sha256=structural_hash(listing),
         opset={item.domain or "ai.onnx": item.version for item in sorted(model.opset_import, key=lambda o: o.domain)},
-        op_histogram=dict(sorted(Counter(_op(node) for node in model.graph.node).items())),
+        op_histogram=dict(sorted(Counter(op_name(node) for node in model.graph.node).items())),
         nodes=len(model.graph.node),
         parameters=sum(math.prod(tensor.dims) for tensor in weights),
-        parameter_bytes=sum(_num_bytes(tensor) for tensor in weights),
+        parameter_bytes=sum(spec_of_tensor(tensor).num_bytes for tensor in weights),
         macs=macs,
-        uncounted=uncounted,
+        peak_activation_bytes=peak,
+        uncounted=(*uncounted, *unsized),
         listing=listing,
     )
-
-
-def canonical_listing(model: "onnx.ModelProto") -> tuple[str, ...]:
-    """One line per fact of the model's structure, in an order that depends on structure alone."""
-    opsets = sorted(f"opset {item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
-    functions = sorted(model.functions, key=lambda one: (one.domain, one.name, getattr(one, "overload", "")))
-    lines = [*opsets, *_graph_lines(model.graph, {}, depth=0)]
-    for function in functions:
-        lines.append(f"function {function.domain}::{function.name} {sorted(function.attribute)}")
-        names = {name: f"in{index}" for index, name in enumerate(function.input)}
-        lines += _body_lines(function.node, {}, names, list(function.output))
-    return tuple(lines)
 
 
 def differences(one: Structure, other: Structure, limit: int = 20) -> tuple[str, ...]:
@@ -92,6 +74,7 @@ def differences(one: Structure, other: Structure, limit: int = 20) -> tuple[str,
         ("parameters", one.parameters, other.parameters),
         ("parameter bytes", one.parameter_bytes, other.parameter_bytes),
         ("MACs", one.macs, other.macs),
+        ("peak activation bytes", one.peak_activation_bytes, other.peak_activation_bytes),
     ):
         if mine != theirs:
             said.append(f"{what}: {mine:,} against {theirs:,}")
@@ -110,232 +93,3 @@ def differences(one: Structure, other: Structure, limit: int = 20) -> tuple[str,
 def _unwired(line: str) -> str:
     """A line of the listing without its number and without the numbers of the nodes that it reads."""
     return re.sub(r"%\d+\.\d+\.\d+", "%", re.sub(r"^\d+ ", "", line))
-
-
-def count_macs(inlined: "onnx.ModelProto") -> tuple[int, tuple[str, ...]]:
-    """Count by ``MAC_RULE``; the second value names nodes with unknown shapes, or run under a condition."""
-    shapes = _known_shapes(inlined.graph)
-    total, uncounted = 0, []
-    for node in inlined.graph.node:
-        if node.op_type not in _MACS_OF or not _is_standard(node):
-            continue
-        left, right, output = (shapes.get(name) for name in (*node.input[:2], node.output[0]))
-        if left is None or right is None or output is None:
-            uncounted.append(f"{node.op_type} {node.name or node.output[0]}")
-        else:
-            total += _MACS_OF[node.op_type](node, left, right, output)
-    branches = [inner for node in inlined.graph.node for inner in _nodes_inside(node)]
-    uncounted += [f"{node.op_type} in a branch" for node in branches if node.op_type in _MACS_OF]
-    return total, tuple(uncounted)
-
-
-Shape = tuple[int, ...]
-
-
-def _conv_macs(_: Any, __: Shape, weight: Shape, output: Shape) -> int:
-    return math.prod(output) * math.prod(weight[1:])
-
-
-def _conv_transpose_macs(_: Any, data: Shape, weight: Shape, __: Shape) -> int:
-    return math.prod(data) * math.prod(weight[1:])
-
-
-def _matmul_macs(_: Any, left: Shape, __: Shape, output: Shape) -> int:
-    return math.prod(output) * left[-1]
-
-
-def _gemm_macs(node: "onnx.NodeProto", left: Shape, _: Shape, output: Shape) -> int:
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return math.prod(output) * left[0 if transposed else 1]
-
-
-_MACS_OF: Final = {
-    "Conv": _conv_macs,
-    "ConvTranspose": _conv_transpose_macs,
-    "Gemm": _gemm_macs,
-    "MatMul": _matmul_macs,
-}
-
-
-def _inlined_with_shapes(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    import onnx
-    from onnx import inliner
-
-    flat = inliner.inline_local_functions(model) if model.functions else model
-    return onnx.shape_inference.infer_shapes(flat, data_prop=True)
-
-
-def _known_shapes(graph: "onnx.GraphProto") -> dict[str, Shape]:
-    values = [tensor_spec(value) for value in (*graph.input, *graph.output, *graph.value_info)]
-    known = {value.name: value.shape for value in values if all(length >= 0 for length in value.shape)}
-    return known | {name: tuple(tensor.dims) for name, tensor in _constants(graph).items()}
-
-
-def _constants(graph: "onnx.GraphProto") -> dict[str, "onnx.TensorProto"]:
-    """Initializers and Constant nodes alike: which of the two an exporter writes costs nothing."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    return constants | _constant_nodes(graph.node)
-
-
-def _constant_nodes(nodes: Iterable["onnx.NodeProto"]) -> dict[str, "onnx.TensorProto"]:
-    import onnx
-
-    dtypes = {"value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32"}
-    found = {}
-    for node in nodes:
-        if node.op_type == "Constant" and _is_standard(node):
-            for attribute in node.attribute:
-                if attribute.name == "value" and not attribute.ref_attr_name:
-                    found[node.output[0]] = attribute.t
-                elif attribute.name in dtypes and not attribute.ref_attr_name:
-                    value = np.array(onnx.helper.get_attribute_value(attribute), dtypes[attribute.name])
-                    found[node.output[0]] = onnx.numpy_helper.from_array(value)
-    return found
-
-
-def _weights(graph: "onnx.GraphProto") -> list["onnx.TensorProto"]:
-    dequantized = _dequantized(graph.node)
-    return [
-        tensor
-        for name, tensor in _constants(graph).items()
-        if dtype_name(tensor.data_type) != "object" and not _values_count(tensor, dequantized, name)
-    ]
-
-
-def _dequantized(nodes: Iterable["onnx.NodeProto"]) -> frozenset[str]:
-    return frozenset(name for node in nodes if node.op_type == "DequantizeLinear" for name in node.input)
-
-
-def _values_count(tensor: "onnx.TensorProto", dequantized: frozenset[str], name: str) -> bool:
-    return dtype_name(tensor.data_type) in _VALUES_COUNT and name not in dequantized
-
-
-def _num_bytes(tensor: "onnx.TensorProto") -> int:
-    return TensorSpec(tensor.name, tuple(tensor.dims), dtype_name(tensor.data_type)).num_bytes
-
-
-def _is_standard(node: "onnx.NodeProto") -> bool:
-    return node.domain in ("", "ai.onnx")
-
-
-def _subgraphs(node: "onnx.NodeProto") -> Iterable["onnx.GraphProto"]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _nodes_inside(node: "onnx.NodeProto") -> Iterable["onnx.NodeProto"]:
-    for graph in _subgraphs(node):
-        for inner in graph.node:
-            yield inner
-            yield from _nodes_inside(inner)
-
-
-def _op(node: "onnx.NodeProto") -> str:
-    return node.op_type if _is_standard(node) else f"{node.domain}::{node.op_type}"
-
-
-def _graph_lines(graph: "onnx.GraphProto", outer: Mapping[str, str], depth: int) -> list[str]:
-    """List a model's graph (depth 0) or a node's branch; ``outer`` names what a branch sees from outside."""
-    names = dict(outer)
-    lines = []
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    for index, value in enumerate(value for value in graph.input if value.name not in initializers):
-        spec = tensor_spec(value)
-        # A model's input names are its interface; a branch's are as arbitrary as any other name.
-        names[value.name] = spec.name if depth == 0 else f"branch{depth}.{index}"
-        lines.append(f"input {names[value.name]} {spec.dtype}{list(spec.shape)}")
-    lines += _body_lines(graph.node, initializers, names, [value.name for value in graph.output], depth)
-    if depth == 0:
-        lines += [f"output {tensor_spec(value)}" for value in graph.output]
-    return lines
-
-
-def _body_lines(
-    nodes: Sequence["onnx.NodeProto"],
-    initializers: Mapping[str, "onnx.TensorProto"],
-    names: dict[str, str],
-    outputs: Sequence[str],
-    depth: int = 0,
-) -> list[str]:
-    """List nodes in canonical order; ``names`` maps what is defined outside, and grows by what is defined here."""
-    constants = {**initializers, **_constant_nodes(nodes)}
-    dequantized = _dequantized(nodes)
-    names |= {name: _constant_name(tensor, dequantized, name) for name, tensor in constants.items()}
-    own = [node for node in nodes if not (node.op_type == "Constant" and node.output[0] in constants)]
-    lines = [f"constant {count}x {name}" for name, count in sorted(Counter(names[name] for name in constants).items())]
-    for index, node in enumerate(_canonical_order(own, names, depth)):
-        lines.append(f"{index} {_node_line(node, names, depth)}")
-        names |= {output: f"%{depth}.{index}.{position}" for position, output in enumerate(node.output)}
-    lines.append("return " + " ".join(names.get(name, "?") for name in outputs))
-    return lines
-
-
-def _constant_name(tensor: "onnx.TensorProto", dequantized: frozenset[str], name: str) -> str:
-    described = f"{dtype_name(tensor.data_type)}{list(tensor.dims)}"
-    if _values_count(tensor, dequantized, name) and not tensor.external_data:
-        import onnx
-
-        described += ":" + hashlib.sha256(onnx.numpy_helper.to_array(tensor).tobytes()).hexdigest()[:16]
-    return f"<{described}>"
-
-
-def _canonical_order(nodes: Sequence["onnx.NodeProto"], names: Mapping[str, str], depth: int) -> list["onnx.NodeProto"]:
-    """Topological order with ties broken by what a node computes, then by its place in the file."""
-    meaning = dict(names)
-    digest = []
-    for node in nodes:  # ONNX files are in topological order; the checker saw to it
-        line = _node_line(node, meaning, depth)
-        digest.append(hashlib.sha256(line.encode()).hexdigest())
-        meaning |= {output: f"{digest[-1]}.{position}" for position, output in enumerate(node.output)}
-    producer = {output: index for index, node in enumerate(nodes) for output in node.output if output}
-    waits = [len({producer[name] for name in _reads(node) if name in producer}) for node in nodes]
-    readers: dict[int, list[int]] = {}
-    for index, node in enumerate(nodes):
-        for source in {producer[name] for name in _reads(node) if name in producer}:
-            readers.setdefault(source, []).append(index)
-    ready = [(digest[index], index) for index, count in enumerate(waits) if count == 0]
-    heapq.heapify(ready)
-    order = []
-    while ready:
-        _, index = heapq.heappop(ready)
-        order.append(nodes[index])
-        for reader in readers.get(index, ()):
-            waits[reader] -= 1
-            if waits[reader] == 0:
-                heapq.heappush(ready, (digest[reader], reader))
-    assert len(order) == len(nodes), "the graph has a cycle"
-    return order
-
-
-def _reads(node: "onnx.NodeProto") -> set[str]:
-    """Names that a node reads, those that its subgraphs take from outside included."""
-    found = {name for name in node.input if name}
-    for inner in _nodes_inside(node):
-        found |= set(inner.input)
-    return found | {value.name for graph in _subgraphs(node) for value in graph.output}
-
-
-def _node_line(node: "onnx.NodeProto", names: Mapping[str, str], depth: int) -> str:
-    arguments = " ".join(names.get(name, "?") if name else "-" for name in node.input)
-    attributes = " ".join(_attribute(item, names, depth) for item in sorted(node.attribute, key=lambda one: one.name))
-    return f"{_op(node)}({arguments}) -> {len(node.output)} {attributes}".rstrip()
-
-
-def _attribute(attribute: "onnx.AttributeProto", names: Mapping[str, str], depth: int) -> str:
-    import onnx
-
-    kind = onnx.AttributeProto
-    if attribute.ref_attr_name:
-        return f"{attribute.name}=@{attribute.ref_attr_name}"
-    if attribute.type in (kind.GRAPH, kind.GRAPHS):
-        graphs = [attribute.g] if attribute.type == kind.GRAPH else attribute.graphs
-        text = "\n".join(line for graph in graphs for line in _graph_lines(graph, names, depth + 1))
-        return f"{attribute.name}=graph:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    if attribute.type == kind.TENSOR:
-        return f"{attribute.name}={_constant_name(attribute.t, frozenset(), '')}"
-    value = onnx.helper.get_attribute_value(attribute)
-    text = repr(value if isinstance(value, int | float | bytes | str) else list(value))
-    shown = text if len(text) <= 80 else "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f"{attribute.name}={shown}"

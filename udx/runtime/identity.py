@@ -6,7 +6,8 @@ from typing import Any
 
 from udx.files import sha256_of
 from udx.manifest import Manifest
-from udx.runtime.graph import MAC_RULE, Structure, structure_of
+from udx.runtime.cost import MAC_RULE, PEAK_RULE
+from udx.runtime.graph import Structure, structure_of
 from udx.runtime.onnx_file import read_onnx
 
 
@@ -41,7 +42,7 @@ class Identity:
                 "teacher": manifest.teacher,
                 "box_convention": manifest.box_convention,
             },
-            "structure": structure | {"mac_rule": MAC_RULE},
+            "structure": structure | {"mac_rule": MAC_RULE, "peak_rule": PEAK_RULE},
         }
 
 
