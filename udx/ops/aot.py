@@ -10,12 +10,14 @@ out again: TensorRT passes a kernel its inputs, integers and outputs and nothing
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,15 +61,30 @@ def compiled(jobs: Sequence[tuple[Launch, int]]) -> Iterator[CompiledImage]:
         raise UdxError("Triton compiles the kernels and is not installed; pip install triton") from missing
     if knobs.runtime.interpret:
         raise UdxError("Triton runs as an interpreter here, which compiles nothing; unset TRITON_INTERPRET")
-    # Line numbers would put this machine's paths into the files. The setting is one for all threads.
-    with knobs.compilation.scope(), ThreadPoolExecutor() as pool:
+    unknown = [arch for _, arch in jobs if arch not in PTX_VERSIONS]
+    if unknown:
+        raise UdxError(f"sm_{unknown[0]} is not a target; choose from {', '.join(map(str, PTX_VERSIONS))}")
+    # Processes, not threads: Triton parses the kernels' source, and Python 3.11's parser fails now and then where
+    # several threads of one process parse ("AST constructor recursion depth mismatch").
+    workers = min(len(jobs), len(os.sched_getaffinity(0)))
+    if workers < 2:
+        yield from (_image(job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_image, jobs)
+
+
+def _image(job: tuple[Launch, int]) -> CompiledImage:
+    from triton import knobs
+
+    launch, arch = job
+    with knobs.compilation.scope():
+        # Line numbers would put this machine's paths into the files.
         knobs.compilation.disable_line_info = True
-        yield from pool.map(lambda job: _image(*job), jobs)
+        return _assembled(launch, arch)
 
 
-def _image(launch: Launch, arch: int) -> CompiledImage:
-    if arch not in PTX_VERSIONS:
-        raise UdxError(f"sm_{arch} is not a target; choose from {', '.join(map(str, PTX_VERSIONS))}")
+def _assembled(launch: Launch, arch: int) -> CompiledImage:
     result = _compile(launch, arch)
     found = result.metadata
     assert found.global_scratch_size == found.profile_scratch_size == 0, "the kernels need no scratch memory"
