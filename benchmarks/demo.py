@@ -33,7 +33,7 @@ from udx.runtime.report import BenchReport
 from udx.runtime.show import bench_lead, bench_sections
 from udx.train.checkpoint import load_detector
 from udx.train.job import Dataset, Lineup, Request, fit, open_data, resolve_config
-from udx.train.loop import read_log
+from udx.train.logbook import read_log
 from udx.train.run import Run
 
 TEACHER_EPOCHS = 4
