@@ -101,7 +101,7 @@ def nano(modality: Modality) -> RunConfig:
         ),
         loss=DetectionLossConfig(depth=1.0),
         # So few steps bear only a light hand, and the most of what can be gained in them is inherited: see
-        # benchmarks/results/distill_gain.md.
+        # benchmarks/distill_gain.py.
         distillation=unidistill(feature=0.1, relation=0.03, response=0.05, inherit="all"),
     )
 
