@@ -93,6 +93,11 @@ def test_a_size_by_hand(text, value):
         "1.5",
         "",
         "terms[",
+        "cdiv(1, 0)",
+        "1\0",
+        "(" * 199,
+        "-1" * 10**6,
+        "9" * 5000,
     ],
 )
 def test_what_is_no_size_is_refused(text):

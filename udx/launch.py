@@ -21,6 +21,8 @@ from udx.files import read_json, write_json, write_with
 FORMAT: Final = "udx-kernels/1"
 INDEX: Final = "kernels.json"
 MAX_KERNEL_BYTES: Final = 64 * 2**20
+MAX_SIZE_TEXT: Final = 200
+"""Characters of a size; those of the operators have fewer than 60."""
 MAX_GRID: Final = (2**31 - 1, 65535, 65535)
 """CUDA's limits on the three axes of a grid."""
 
@@ -49,10 +51,12 @@ def size_of(text: str, shapes: Mapping[str, Sequence[Any]], arithmetic: Arithmet
         UdxError: the text is not a size, or names an input or dimension that there is not.
     """
     try:
+        if len(text) > MAX_SIZE_TEXT:
+            raise SyntaxError("too long")
         return _evaluate(ast.parse(text, mode="eval").body, shapes, arithmetic)
-    except (SyntaxError, KeyError, IndexError) as error:
+    except (SyntaxError, ValueError, KeyError, IndexError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise UdxError(
-            f"{text!r} is not a size of the inputs {', '.join(shapes)} ({error}); compile the kernels again"
+            f"{text[:MAX_SIZE_TEXT]!r} is not a size of the inputs {', '.join(shapes)} ({error}); compile the kernels again"
         ) from error
 
 
