@@ -1,0 +1,57 @@
+"""The diagnosis on a terminal."""
+
+from collections.abc import Iterator
+
+from udx.console import say, table
+from udx.doctor.diagnosis import Answer, Diagnosis
+
+
+def show(diagnosis: Diagnosis) -> None:
+    """Print machine, backends and libraries, then every reason with its cure."""
+    for line in machine_lines(diagnosis):
+        say(line)
+    table(
+        "backends",
+        ["backend", "version", "builds here", "runs here"],
+        [
+            [backend.name, backend.version or "–", backend.build.verdict, backend.run.verdict]
+            for backend in diagnosis.backends
+        ],
+    )
+    table(
+        "libraries",
+        ["library", "version", "works"],
+        [[library.name, library.version or "–", library.works.verdict] for library in diagnosis.libraries],
+    )
+    for line in cures(diagnosis):
+        say(line)
+
+
+def machine_lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """The machine in a few lines."""
+    machine = diagnosis.machine
+    memory = f", {machine.memory_gib:g} GiB" if machine.memory_gib else ""
+    yield f"udx {machine.versions['udx']}, Python {machine.python}, {machine.os}"
+    yield f"{machine.cpu or 'unknown CPU'}, {machine.cores} cores{memory}"
+    if diagnosis.cuda:
+        yield f"NVIDIA driver {diagnosis.driver or 'of unknown version'}, for CUDA up to {diagnosis.cuda}"
+    for gpu in diagnosis.gpus:
+        capability = "{}.{}".format(*gpu["compute_capability"])
+        yield f"{gpu['name']}, compute capability {capability}, {gpu['memory_bytes'] / 2**30:.0f} GiB"
+    if not diagnosis.gpus:
+        yield f"no GPU: {diagnosis.gpu.why}"
+
+
+def cures(diagnosis: Diagnosis) -> Iterator[str]:
+    """Everything that does not work, why, and the commands that mend it; what has one cause is said once."""
+    subjects: dict[Answer, list[str]] = {}
+    for backend in diagnosis.backends:
+        for what, answer in (("build", backend.build), ("run", backend.run)):
+            subjects.setdefault(answer, []).append(f"{what} {backend.name}")
+    for library in diagnosis.libraries:
+        subjects.setdefault(library.works, []).append(f"use {library.name} ({library.needed_for})")
+    for answer, names in subjects.items():
+        if answer.verdict != "yes":
+            lead = "untried: " if answer.verdict == "untried" else "cannot "
+            yield f"{lead}{', '.join(names)}: {answer.why}"
+            yield from (f"    {command}" for command in answer.mend)

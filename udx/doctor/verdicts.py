@@ -1,0 +1,211 @@
+"""From what the probes found to a diagnosis: what is missing for what, and what mends it."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from udx.doctor.ask import Probed
+from udx.doctor.diagnosis import YES, Answer, Backend, Diagnosis, Library, all_of, in_turn, no
+from udx.doctor.machine import Machine
+
+INSTALL_DRIVER: Final = "sudo ubuntu-drivers install (in a container: docker run --gpus all)"
+SHOW_GPU: Final = "unset CUDA_VISIBLE_DEVICES, or go to a machine with an NVIDIA GPU"
+OLDEST_TENSORRT: Final = (10, 15)
+OLDEST_GPU: Final = (8, 0)
+"""What the PTX in plans is compiled for."""
+RTX_MAJORS: Final = (8, 12)
+"""NVIDIA's documentation of TensorRT-RTX lists compute capabilities 8.x and 12.x, besides 7.5."""
+
+
+def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
+    """Draw the conclusions from what was found."""
+    driver = probed["driver"]
+    found = driver.facts
+    gpu, triton, torch = _gpu(driver), _triton(probed["triton"]), _torch(machine)
+    kernels = all_of(triton, torch)  # the kernels stand beside their torch operators
+    return Diagnosis(
+        machine=machine,
+        driver=found.get("version"),
+        cuda=".".join(map(str, found["cuda"])) if found.get("cuda") else None,
+        gpus=tuple(found.get("gpus", ())),
+        gpu=gpu,
+        backends=(
+            _onnxruntime(probed["onnxruntime"]),
+            _onnxruntime_cuda(probed["onnxruntime"], machine, gpu),
+            _tensorrt(probed["tensorrt"], driver, gpu, kernels),
+            _tensorrt_rtx(probed["tensorrt_rtx"], driver, gpu, kernels),
+        ),
+        libraries=(
+            _library("triton", "the kernels of plans, and training on a GPU", probed["triton"], triton),
+            Library(
+                name="torch",
+                version=machine.versions.get("torch"),
+                needed_for="training, export, and the kernels of plans",
+                works=torch,
+            ),
+            _driver_library(
+                "pycuda", "plans: memory and streams on the GPU", probed["pycuda"], gpu, "pip install pycuda"
+            ),
+            _driver_library(
+                "cuda-bindings",
+                "plans: CUDA graphs",
+                probed["cuda_bindings"],
+                gpu,
+                f"pip install 'cuda-bindings=={_cuda_major(driver)}.*'",
+            ),
+        ),
+    )
+
+
+# -- the GPU -----------------------------------------------------------------------------------------------------------
+
+
+def _gpu(driver: Probed) -> Answer:
+    failure = driver.failure or driver.facts.get("failure")
+    if failure:
+        return no(failure, INSTALL_DRIVER)
+    return YES if driver.facts["gpus"] else no("the NVIDIA driver shows no GPU", SHOW_GPU)
+
+
+def _capability(driver: Probed) -> tuple[int, int]:
+    major, minor = driver.facts["gpus"][0]["compute_capability"]
+    return major, minor
+
+
+def _recent(driver: Probed, gpu: Answer) -> Answer:
+    """Whether the kernels in plans run on the GPU."""
+    if gpu.verdict != "yes" or _capability(driver) >= OLDEST_GPU:
+        return gpu
+    return no(
+        "the kernels in plans need compute capability {}.{}, and this GPU has {}.{}".format(
+            *OLDEST_GPU, *_capability(driver)
+        ),
+        "use --backend onnxruntime-cuda",
+    )
+
+
+def _cuda_major(driver: Probed) -> int:
+    """Packages exist for CUDA 12 and 13; without a driver the newer ones are advised."""
+    cuda = driver.facts.get("cuda")
+    return 12 if cuda and cuda[0] < 13 else 13
+
+
+# -- backends ----------------------------------------------------------------------------------------------------------
+
+
+def _onnxruntime(probed: Probed) -> Backend:
+    run = in_turn(
+        _loads(probed, "pip install 'udx[cpu]'"),
+        _starts(
+            probed.facts.get("starts", {}).get("CPUExecutionProvider"), "pip install --force-reinstall onnxruntime"
+        ),
+    )
+    return Backend(name="onnxruntime", version=probed.facts.get("version"), build=YES, run=run)
+
+
+def _onnxruntime_cuda(probed: Probed, machine: Machine, gpu: Answer) -> Backend:
+    provider = "CUDAExecutionProvider"
+    starts = probed.facts.get("starts", {})
+    if probed.failure is not None:
+        package = no(probed.failure, "pip install 'udx[gpu]'")
+    elif provider in probed.facts["providers"]:
+        package = YES
+    elif {"onnxruntime", "onnxruntime-gpu"} <= set(machine.versions):
+        package = no(
+            "onnxruntime hides onnxruntime-gpu, which is installed beside it",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+        )
+    else:
+        package = no(
+            "this ONNX Runtime is one for the CPU", "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+        )
+    started = _starts(starts.get(provider), "pip install 'onnxruntime-gpu[cuda,cudnn]'")
+    run = in_turn(all_of(package, gpu), started)
+    return Backend(name="onnxruntime-cuda", version=probed.facts.get("version"), build=YES, run=run)
+
+
+def _tensorrt(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer) -> Backend:
+    install = "pip install 'tensorrt{}>=10.15'".format("-cu12" if _cuda_major(driver) == 12 else "")
+    version = probed.facts.get("version")
+    library = _loads(probed, install)
+    if version and (not probed.facts["compiled_plugins"] or _older(version, OLDEST_TENSORRT)):
+        library = no(f"TensorRT {version} embeds no compiled plugins", install)
+    needed = all_of(library, _recent(driver, gpu))
+    reinstall = install.replace("install", "install --force-reinstall")
+    return Backend(
+        name="tensorrt",
+        version=version,
+        build=in_turn(all_of(needed, kernels), _starts(probed.facts.get("builder"), reinstall)),
+        run=in_turn(needed, _starts(probed.facts.get("runtime"), reinstall)),
+    )
+
+
+def _tensorrt_rtx(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer) -> Backend:
+    library = _loads(probed, "pip install 'udx[rtx]'")
+    reinstall = "pip install --force-reinstall tensorrt-rtx"
+    return Backend(
+        name="tensorrt-rtx",
+        version=probed.facts.get("version"),
+        build=in_turn(all_of(library, kernels), _starts(probed.facts.get("builder"), reinstall)),
+        run=in_turn(
+            all_of(library, _recent(driver, gpu)),
+            _starts(probed.facts.get("runtime"), reinstall),
+            _listed_by_rtx(driver, gpu),
+        ),
+    )
+
+
+def _listed_by_rtx(driver: Probed, gpu: Answer) -> Answer:
+    if gpu.verdict != "yes" or _capability(driver)[0] in RTX_MAJORS:
+        return YES
+    return Answer(
+        verdict="untried",
+        why="NVIDIA does not list compute capability {}.{} for TensorRT-RTX, and it was not tried".format(
+            *_capability(driver)
+        ),
+        mend=("udx build student.onnx --backend tensorrt-rtx && udx bench --engine student.plan",),
+    )
+
+
+# -- libraries ---------------------------------------------------------------------------------------------------------
+
+
+def _triton(probed: Probed) -> Answer:
+    if probed.facts.get("interprets"):
+        return no("Triton interprets kernels and compiles none", "unset TRITON_INTERPRET")
+    if not probed.installed:
+        return no("Triton, which compiles the kernels, is not installed", "pip install triton")
+    reinstall = "pip install --force-reinstall triton"
+    return in_turn(_loads(probed, reinstall), _starts(probed.facts.get("assembler"), reinstall))
+
+
+def _torch(machine: Machine) -> Answer:
+    if "torch" not in machine.versions:
+        return no("torch is not installed", "pip install 'udx[train]'")
+    return Answer(verdict="yes", why=f"for CUDA {machine.torch_cuda}" if machine.torch_cuda else "for the CPU")
+
+
+def _library(name: str, needed_for: str, probed: Probed, works: Answer) -> Library:
+    return Library(name=name, version=probed.facts.get("version"), needed_for=needed_for, works=works)
+
+
+def _driver_library(name: str, needed_for: str, probed: Probed, gpu: Answer, install: str) -> Library:
+    """A library that loads the driver's: without a GPU it is no wonder that it does not start."""
+    if not probed.installed:
+        works = _loads(probed, install)
+    else:
+        reinstall = install.replace("install", "install --force-reinstall")
+        works = in_turn(gpu, _loads(probed, reinstall), _starts(probed.facts.get("starts"), reinstall))
+    return _library(name, needed_for, probed, works)
+
+
+def _loads(probed: Probed, mend: str) -> Answer:
+    return YES if probed.failure is None else no(probed.failure, mend)
+
+
+def _starts(failure: str | None, mend: str) -> Answer:
+    return YES if failure is None else no(f"it does not start: {failure}", mend)
+
+
+def _older(version: str, oldest: tuple[int, int]) -> bool:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < oldest
