@@ -55,8 +55,9 @@ def size_of(text: str, shapes: Mapping[str, Sequence[Any]], arithmetic: Arithmet
             raise SyntaxError("too long")
         return _evaluate(ast.parse(text, mode="eval").body, shapes, arithmetic)
     except (SyntaxError, ValueError, KeyError, IndexError, ZeroDivisionError, RecursionError, MemoryError) as error:
+        inputs = ", ".join(shapes)
         raise UdxError(
-            f"{text[:MAX_SIZE_TEXT]!r} is not a size of the inputs {', '.join(shapes)} ({error}); compile the kernels again"
+            f"{text[:MAX_SIZE_TEXT]!r} is not a size of the inputs {inputs} ({error}); compile the kernels again"
         ) from error
 
 

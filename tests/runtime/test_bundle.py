@@ -66,7 +66,7 @@ def test_two_members_of_one_name_are_refused(tmp_path):
     path = zipped(tmp_path / "plan", with_sums(MEMBERS))
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("plan.json", b"[]")
-    with pytest.raises(UdxError, match="two members named plan.json; do not trust it"):
+    with pytest.raises(UdxError, match=r"two members named plan\.json; do not trust it"):
         read_bundle(path)
 
 
@@ -112,7 +112,7 @@ def test_a_foreign_zip_is_no_plan(tmp_path):
 
 def test_another_content_is_another_hash(tmp_path):
     changed = with_sums(MEMBERS) | {"plan.json": b"[]"}
-    with pytest.raises(UdxError, match="is damaged: plan.json is not what SHA256SUMS says"):
+    with pytest.raises(UdxError, match=r"is damaged: plan\.json is not what SHA256SUMS says"):
         read_bundle(zipped(tmp_path / "plan", changed))
 
 
@@ -120,14 +120,14 @@ def test_more_and_fewer_members_than_listed_are_refused(tmp_path):
     with pytest.raises(UdxError, match="is damaged: extra is not what SHA256SUMS says"):
         read_bundle(zipped(tmp_path / "more", with_sums(MEMBERS) | {"extra": b""}))
     fewer = {name: content for name, content in with_sums(MEMBERS).items() if name != "plan.json"}
-    with pytest.raises(UdxError, match="lacks plan.json, which SHA256SUMS lists"):
+    with pytest.raises(UdxError, match=r"lacks plan\.json, which SHA256SUMS lists"):
         read_bundle(zipped(tmp_path / "fewer", fewer))
     with pytest.raises(UdxError, match="holds a damaged SHA256SUMS"):
         read_bundle(zipped(tmp_path / "bad", MEMBERS | {SUMS: b"12  plan.json\n"}))
 
 
 def test_a_missing_file_is_no_traceback(tmp_path):
-    with pytest.raises(UdxError, match="cannot read .*: No such file"):
+    with pytest.raises(UdxError, match=r"cannot read .*: No such file"):
         read_bundle(tmp_path / "plan")
     assert not is_bundle(tmp_path / "plan")
 

@@ -1,4 +1,4 @@
-"""The NumPy kernels, each launched as a plan launches it, against the torch operators and the Triton kernels' guards."""
+"""The NumPy kernels, launched as a plan launches them, against the torch operators and the Triton kernels' guards."""
 
 import subprocess
 import sys
@@ -37,16 +37,16 @@ def run(operator: Operator, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
     """Launch on memory full of garbage; an output that is written in place is its input itself."""
     launch = launch_of(operator, *inputs)
     by_name = dict(zip(operator.inputs, inputs, strict=True))
-    shapes = launch.outputs_for({name: given.shape for name, given in by_name.items()})
+    shapes = launch.outputs_for({name: tensor.shape for name, tensor in by_name.items()})
     outputs = []
     for output, shape in zip(launch.outputs, shapes, strict=True):
         fresh = np.full(shape, -77, output.dtype)
         outputs.append(by_name[output.aliases] if output.aliases else fresh)
-    kept = {name: given.copy() for name, given in by_name.items()}
+    kept = {name: tensor.copy() for name, tensor in by_name.items()}
     run_kernel(launch, inputs, outputs)
-    for name, given in by_name.items():
+    for name, tensor in by_name.items():
         if name not in {output.aliases for output in launch.outputs}:
-            np.testing.assert_array_equal(given, kept[name])
+            np.testing.assert_array_equal(tensor, kept[name])
     return tuple(outputs)
 
 
@@ -78,10 +78,10 @@ def test_every_operator_has_a_kernel_here():
 
 def test_what_numpy_cannot_do_is_said_before_it_is_tried():
     features = TensorType("bfloat16", (4, 2))
-    with pytest.raises(UdxError, match="student.onnx: NumPy knows no bfloat16, which pillar_clear_kernel takes"):
+    with pytest.raises(UdxError, match=r"student\.onnx: NumPy knows no bfloat16, which pillar_clear_kernel takes"):
         require_kernels([PillarClear(num_cells=3).launch([features])], "student.onnx")
     other = Launch(kernel="k", inputs=(), scalars=(), outputs=(), constants={}, grid=("1", "1", "1"), num_warps=1)
-    with pytest.raises(UdxError, match="student.onnx launches k, which this udx does not know"):
+    with pytest.raises(UdxError, match=r"student\.onnx launches k, which this udx does not know"):
         require_kernels([other], "student.onnx")
 
 
