@@ -8,14 +8,13 @@ from udx.data.dataset import default_splits, open_or_make
 from udx.data.detections import Detections
 from udx.data.evaluation import Metrics, evaluate
 from udx.data.frame import KeyFrame
-from udx.data.inputs import inputs_of
 from udx.data.load import load_sample
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.runtime.bench import bench
 from udx.runtime.engine import open_engine
-from udx.runtime.frames import keyframe_frames
+from udx.runtime.frames import keyframe_frames, tensors_of
 from udx.runtime.measure import Protocol
 from udx.runtime.predict import predict
 from udx.runtime.report import BenchReport
@@ -52,7 +51,7 @@ def score(
             nusc, split, keyframes = _open(root, version, split, spec, progress)
             found = {}
             for done, keyframe in enumerate(keyframes, start=1):
-                found[keyframe.token] = runner.detect(inputs_of(load_sample(keyframe, spec), spec))
+                found[keyframe.token] = runner.detect(tensors_of(load_sample(keyframe, spec), runner.manifest))
                 progress(done, len(keyframes))
     else:
         from udx.train.checkpoint import load_detector
@@ -90,9 +89,9 @@ def bench_engine(
     protocol = Protocol(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
     frames, frames_are = None, ""
     if root is not None:
-        spec = open_engine(engine, backend).manifest.spec
-        _, split, keyframes = _open(root, version, split, spec, progress)
-        frames = keyframe_frames(keyframes[:BENCH_KEYFRAMES], spec)
+        manifest = open_engine(engine, backend).manifest
+        _, split, keyframes = _open(root, version, split, manifest.spec, progress)
+        frames = keyframe_frames(keyframes[:BENCH_KEYFRAMES], manifest)
         frames_are = f"{len(frames)} keyframes of split {split} of {root.name}"
     return bench(
         engine,

@@ -2,16 +2,57 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 from udx.config import from_plain, to_plain
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.geometry import BOX_CONVENTION, CLASSES, CameraRig
 
-FORMAT: Final = "udx-detector/1"
+FORMAT: Final = "udx-detector/2"
 METADATA_KEY: Final = "udx"
+
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """What a graph was when its manifest was written: the same for every student of one recipe.
+
+    ``sha256`` is over topology, operators, attributes, shapes and types, not over weights; a reader computes it anew
+    and refuses a file where it differs. The others are counted as ``udx.runtime.cost`` says, for open dimensions at
+    their largest.
+    """
+
+    sha256: str
+    nodes: int
+    op_histogram: dict[str, int]
+    parameters: int
+    parameter_bytes: int
+    macs: int
+    peak_activation_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionPlan:
+    """What the network computes in: ``precision``, but for the nodes that ``float32`` names, by reason.
+
+    The plan follows from the graph's structure alone. ``converter`` is what applied it. What depends on weights is
+    only reported: ``saturated`` is how many were larger than FP16 can hold and took its largest value, ``raised`` how
+    many were smaller than it can tell from 0 and took its smallest.
+    """
+
+    precision: Precision = "fp32"
+    float32: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    converter: str | None = None
+    saturated: int = 0
+    raised: int = 0
+
+    @property
+    def exact_nodes(self) -> frozenset[str]:
+        """Names of all nodes that ``float32`` lists."""
+        return frozenset(name for names in self.float32.values() for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +62,9 @@ class Manifest:
     ``config`` is the run's complete resolved config, ``metrics`` its mAP and NDS if evaluated, ``teacher``
     the record of the teacher that it was distilled from, if any (facts only: no teacher weight is exported).
     ``rig`` is one real calibration at network size: an example input, never baked into the graph.
+
+    ``dynamic`` names the dimensions that the graph leaves open, with the largest size that each may have: ``points``,
+    the rows of the point buffer. ``graph`` is not known before the file is written, and always in a file.
     """
 
     recipe: str
@@ -33,13 +77,24 @@ class Manifest:
     metrics: dict[str, float] = field(default_factory=dict)
     teacher: dict[str, Any] | None = None
     rig: CameraRig | None = None
+    dynamic: dict[str, int] = field(default_factory=dict)
+    precision: PrecisionPlan = field(default_factory=PrecisionPlan)
+    graph: GraphFacts | None = None
     classes: tuple[str, ...] = CLASSES
     box_convention: str = BOX_CONVENTION
+
+    def __post_init__(self) -> None:
+        if self.max_boxes < 1:
+            raise ValueError(f"a detector gives at least one box, not {self.max_boxes}")
+        possible = {"points": self.spec.lidar.max_points} if self.spec.lidar else {}
+        if not self.dynamic.items() <= possible.items():
+            raise ValueError(f"dimensions {self.dynamic} are open, of {possible} that can be")
 
     def to_json(self) -> str:
         """One line of JSON."""
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        fields["spec"] = to_plain(self.spec)
+        fields |= {name: to_plain(fields[name]) for name in ("spec", "precision")}
+        fields["graph"] = to_plain(self.graph) if self.graph else None
         fields["rig"] = self.rig.to_json() if self.rig else None
         return json.dumps({"format": FORMAT, "student": self.spec.modality} | fields, allow_nan=False)
 
@@ -52,20 +107,22 @@ class Manifest:
         """
         try:
             fields = json.loads(text)
-            written = fields.pop("format")
-            fields.pop("student")
+            written, convention, rig = fields.pop("format"), fields["box_convention"], fields.pop("rig", None)
+            del fields["student"]
             if written != FORMAT:
                 raise UdxError(f"{source} has manifest format {written!r}, this udx reads {FORMAT!r}; export it again")
-            if fields["box_convention"] != BOX_CONVENTION:
-                raise UdxError(
-                    f"{source} has boxes as {fields['box_convention']!r}, udx uses {BOX_CONVENTION!r}; export it again"
-                )
-            fields["spec"] = from_plain(SensorSpec, fields["spec"], source)
-            fields["rig"] = CameraRig.from_json(fields["rig"]) if fields["rig"] else None
-            fields["classes"] = tuple(fields["classes"])
-            manifest = cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if convention != BOX_CONVENTION:
+                raise UdxError(f"{source} has boxes as {convention!r}, udx uses {BOX_CONVENTION!r}; export it again")
+            manifest = replace(_manifest_of(fields), rig=CameraRig.from_json(rig) if rig else None)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UdxError(f"{source} has a damaged udx manifest ({error}); export it again") from error
         if manifest.classes != CLASSES:
             raise UdxError(f"{source} detects {manifest.classes}, this udx evaluates {CLASSES}; export it again")
         return manifest
+
+
+def _manifest_of(fields: dict[str, Any]) -> Manifest:
+    try:
+        return from_plain(Manifest, fields, "it")
+    except UdxError as error:
+        raise ValueError(str(error)) from error

@@ -21,6 +21,12 @@ class TensorSpec:
     def __str__(self) -> str:
         return f"{self.name} {self.dtype}{list(self.shape)}"
 
+    def admits(self, other: "TensorSpec") -> bool:
+        """Whether the other is this tensor, open dimensions having any size."""
+        sizes = zip(self.shape, other.shape, strict=False)
+        fits = len(self.shape) == len(other.shape) and all(mine in (-1, theirs) for mine, theirs in sizes)
+        return fits and (self.name, self.dtype) == (other.name, other.dtype)
+
     @property
     def num_bytes(self) -> int:
         """Bytes of one such tensor."""
@@ -35,6 +41,18 @@ def tensor_spec(value: "onnx.ValueInfoProto") -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(length.dim_value if length.HasField("dim_value") else -1 for length in tensor.shape.dim)
     return TensorSpec(value.name, shape, dtype_name(tensor.elem_type))
+
+
+def value_info_of(spec: TensorSpec) -> "onnx.ValueInfoProto":
+    """Declare a tensor as graphs do; NumPy by itself knows no bfloat16."""
+    import onnx
+
+    element = (
+        onnx.TensorProto.BFLOAT16
+        if spec.dtype == "bfloat16"
+        else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+    )
+    return onnx.helper.make_tensor_value_info(spec.name, element, spec.shape)
 
 
 def spec_of_tensor(tensor: "onnx.TensorProto") -> TensorSpec:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from tests.runtime.conftest import detector_model, manifest_of
 from udx.operators import DOMAIN, PLUGIN_ATTRIBUTES, VERSION
 from udx.ops.onnx_functions import function_protos
+from udx.runtime.onnx_file import sealed
 
 PLACE = {"x_min": -8.0, "y_min": -8.0, "cell_size": 2.0}
 HEIGHTS = {"rows": 8, "columns": 8, "z_min": -5.0, "z_max": 3.0}
@@ -42,6 +43,7 @@ def voxelizing_detector(seed: int = 0, **changes: Any) -> onnx.ModelProto:
     model.functions.extend(function for function in function_protos() if function.name in used)
     model.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
     onnx.checker.check_model(model, full_check=True)
+    sealed(model, manifest_of("lidar"))
     return model
 
 

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from udx.data.inputs import input_shapes
 from udx.data.spec import CameraSpec, LidarSpec, SensorSpec
 from udx.geometry import BevGrid, CameraRig, Frustum
-from udx.manifest import METADATA_KEY, Manifest
+from udx.manifest import Manifest
+from udx.runtime.onnx_file import sealed
 
 EngineMaker = Callable[..., Path]
 ManifestMaker = Callable[..., Manifest]
@@ -106,7 +107,7 @@ def detector_model(manifest: Manifest, *, seed: int = 0, repeats: int = 1) -> on
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    sealed(model, manifest)
     return model
 
 

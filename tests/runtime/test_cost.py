@@ -124,3 +124,17 @@ def test_open_dimensions_count_at_the_size_that_is_given() -> None:
     found = structure_of(model, {"points": 11})
     assert (found.macs, found.peak_activation_bytes, found.uncounted) == (11 * 7 * 3, 11 * 10 * 4, ())
     assert found.sha256 == structure_of(model).sha256
+
+
+def test_what_kernels_write_has_the_shape_that_they_give_it() -> None:
+    node = helper.make_node(
+        "UdxVoxelCells", ["x", "count"], ["cell", "cleared"], domain="udx",
+        x_min=0.0, y_min=0.0, cell_size=1.0, rows=4, columns=5, z_min=0.0, z_max=1.0,
+    )  # fmt: skip
+    model = small_model([node, helper.make_node("Neg", ["cell"], ["y"])], {}, [2, 7, 5], [14])
+    model.graph.input.append(helper.make_tensor_value_info("count", TensorProto.INT32, [2, 1]))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT32
+    model.opset_import.append(helper.make_opsetid("udx", 1))
+    known = known_tensors(with_shapes(skeleton_of(model)).graph)
+    assert (known["cell"].shape, known["cleared"].shape) == ((14,), (2 * 4 * 5 + 1, 4))
+    assert known["cleared"].dtype == "int32"

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from udx.errors import UdxError
 from udx.manifest import METADATA_KEY
 from udx.runtime.engine import open_engine
-from udx.runtime.onnx_file import read_onnx
+from udx.runtime.onnx_file import read_onnx, sealed
 
 
 def saved(path: Path, model: onnx.ModelProto) -> Path:
@@ -214,6 +214,62 @@ def test_a_manifest_that_asks_for_a_huge_image(make_model, make_manifest, tmp_pa
         read_onnx(saved(tmp_path / "huge.onnx", model))
 
 
+@pytest.mark.parametrize(("version", "said"), [(13, "opset 13, and udx reads 20"), (None, "opset none")])
+def test_an_old_opset(make_model, tmp_path: Path, version: int | None, said: str) -> None:
+    model = make_model()
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("" if version else "other", version or 1))
+    with pytest.raises(UdxError, match=said):
+        read_onnx(saved(tmp_path / "old.onnx", model))
+
+
+def test_operators_of_another_udx(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    model.opset_import.append(helper.make_opsetid("udx", 7))
+    with pytest.raises(UdxError, match="operators of udx version 7, this udx knows 1"):
+        read_onnx(saved(tmp_path / "newer.onnx", model))
+
+
+def test_a_graph_that_was_changed_after_its_export(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    next(node for node in model.graph.node if node.op_type == "Sin").op_type = "Cos"
+    with pytest.raises(UdxError, match=r"graph with hash [0-9a-f]{12}, and its manifest is of one with"):
+        read_onnx(saved(tmp_path / "changed.onnx", model))
+
+
+def test_a_manifest_without_a_graph(make_model, make_manifest, tmp_path: Path) -> None:
+    model = with_manifest(make_model(), make_manifest().to_json())
+    with pytest.raises(UdxError, match="does not describe its graph"):
+        read_onnx(saved(tmp_path / "blank.onnx", model))
+
+
+def test_a_graph_that_computes_a_huge_tensor(make_model, make_manifest, tmp_path: Path) -> None:
+    model = make_model()
+    model.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [2], [160_000, 160_000]))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["huge"]))
+    sealed(model, make_manifest())
+    with pytest.raises(UdxError, match=r"declares huge float32\[160000, 160000\], 95 GiB; do not trust it"):
+        read_onnx(saved(tmp_path / "huge.onnx", model))
+
+
+def test_a_value_that_claims_100_gigabytes(make_model, tmp_path: Path) -> None:
+    model = make_model()
+    model.graph.value_info.append(helper.make_tensor_value_info("total", TensorProto.FLOAT, [25_000_000_000]))
+    with pytest.raises(UdxError, match=r"total float32\[25000000000\], 93 GiB; do not trust it"):
+        read_onnx(saved(tmp_path / "claim.onnx", model))
+
+
+@pytest.mark.parametrize("names", [("Own",), ("One", "Other")])
+def test_functions_that_call_themselves(make_model, tmp_path: Path, names: tuple[str, ...]) -> None:
+    model = make_model()
+    for name, called in zip(names, (*names[1:], names[0]), strict=True):
+        body = [helper.make_node(called, ["x"], ["y"], domain="udx")]
+        model.functions.append(helper.make_function("udx", name, ["x"], ["y"], body, [helper.make_opsetid("udx", 1)]))
+    model.opset_import.append(helper.make_opsetid("udx", 1))
+    with pytest.raises(UdxError, match="a function that calls itself"):
+        read_onnx(saved(tmp_path / "endless.onnx", model))
+
+
 def test_an_invalid_graph(make_model, tmp_path: Path) -> None:
     model = make_model()
     model.graph.node[0].op_type = "NoSuchOperator"
@@ -224,6 +280,7 @@ def test_an_invalid_graph(make_model, tmp_path: Path) -> None:
 def test_an_engine_that_onnx_runtime_refuses(make_model, make_manifest, tmp_path: Path) -> None:
     model = make_model()
     model.graph.node.append(helper.make_node("Reshape", ["total", "label_w"], ["reshaped"]))
+    sealed(model, make_manifest())
     path = saved(tmp_path / "reshape.onnx", model)
     from udx.runtime.frames import generated_frame
 

@@ -19,6 +19,6 @@ def test_the_real_keyframe(keyframe_root: Path, make_engine, make_manifest, tmp_
     assert len(found) == make_manifest().max_boxes
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.format == "PNG" and picture.width > 2000
-    frames = keyframe_frames(keyframes, make_manifest("fusion").spec)
+    frames = keyframe_frames(keyframes, make_manifest("fusion"))
     report = bench(engine, frames=frames, frames_are="1 keyframe", protocol=Protocol(warmup=1, blocks=2, frames=2))
     assert report.engine.inputs.median > report.engine.network.median  # decoding six JPEGs against a toy network

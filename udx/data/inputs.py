@@ -31,8 +31,11 @@ def input_shapes(spec: SensorSpec) -> dict[str, tuple[tuple[int, ...], str]]:
     return shapes
 
 
-def inputs_of(sample: Sample, spec: SensorSpec) -> dict[str, NDArray[Any]]:
-    """Bring a sample to the tensors of ``input_shapes``; points beyond the buffer must be gone already."""
+def inputs_of(sample: Sample, spec: SensorSpec, *, pad: bool = True) -> dict[str, NDArray[Any]]:
+    """Bring a sample to the tensors of ``input_shapes``; points beyond the buffer must be gone already.
+
+    Without ``pad`` the point buffer is as long as there are points, and has one empty row if there are none.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     if spec.camera is not None:
         assert sample.images_NHW3 is not None and sample.rig is not None
@@ -44,7 +47,8 @@ def inputs_of(sample: Sample, spec: SensorSpec) -> dict[str, NDArray[Any]]:
         }
     if spec.lidar is not None:
         assert sample.points_M5 is not None and len(sample.points_M5) <= spec.lidar.max_points
-        points = np.zeros((spec.lidar.max_points, len(POINT_FEATURES)), np.float32)
+        rows = spec.lidar.max_points if pad else max(len(sample.points_M5), 1)
+        points = np.zeros((rows, len(POINT_FEATURES)), np.float32)
         points[: len(sample.points_M5)] = sample.points_M5
         tensors |= {"points": points, "num_points": np.array([len(sample.points_M5)], np.int32)}
     return tensors

@@ -5,44 +5,89 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
 import torch
-from numpy.typing import NDArray
+from torch.export import Dim
 
 from udx.config import to_plain
 from udx.data.detections import Detections
+from udx.data.inputs import Tensors
+from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.export.deploy import OUTPUTS, DeployableDetector
-from udx.export.parity import Parity, compare
+from udx.export.parity import Agreement, Parity, agreement, compare, difference, values_of
+from udx.export.precision import last_layers, to_fp16
 from udx.export.simplify import simplify
 from udx.export.translate import translation_table
 from udx.files import sha256_of, write_with
 from udx.geometry import CameraRig
-from udx.manifest import METADATA_KEY, Manifest
+from udx.manifest import Manifest, Precision, PrecisionPlan
 from udx.models.detector import Detector
 from udx.operators import OPSET
 from udx.ops.onnx_functions import function_protos
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import generated_frame
+from udx.runtime.onnx_file import sealed
 from udx.train.checkpoint import CheckpointRecord, load_detector
 from udx.train.run import Run, newest_run
 
-TOLERANCE = 1e-3
+TOLERANCE: Final = 1e-3
 """Largest difference between torch and the exported file, in the units of the outputs."""
+
+HEAD_TOLERANCE: Final = 0.02
+"""Largest difference between the head maps in FP16 and in FP32, in units of the largest value of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """How an export compares on the frame that it was checked with.
+
+    ``parity`` is that of the FP32 graph in ONNX Runtime with torch. For FP16 there are also the largest relative
+    difference of its head maps from those in FP32, and how many of the FP32 graph's boxes it finds.
+    """
+
+    parity: Parity
+    heads: float | None = None
+    agreement: Agreement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain: dict[str, Any] = {
+            "score": self.parity.score,
+            "box": self.parity.box,
+            "boxes": self.parity.boxes_compared,
+        }
+        if self.agreement is not None:
+            plain |= {"heads": self.heads, "fp16_boxes": asdict(self.agreement)}
+        return plain
+
+    def __str__(self) -> str:
+        said = f"differs from torch by at most {self.parity.largest:.1e} in {self.parity.boxes_compared} boxes"
+        if self.agreement is None:
+            return said
+        return (
+            f"in FP32 {said}; in FP16 head maps differ by at most {self.heads:.2%}, and "
+            f"{self.agreement.matched} of {self.agreement.boxes} boxes are found again"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """What was written, and how far its outputs were from torch's on the frame it was checked with."""
+    """What was written, and how it compares with torch."""
 
     path: Path
     manifest: Manifest
-    parity: Parity
+    proof: Proof
+
+    @property
+    def parity(self) -> Parity:
+        """That of the FP32 graph with torch."""
+        return self.proof.parity
 
     def to_json(self) -> dict[str, Any]:
         """What ``udx export --json`` writes."""
@@ -50,55 +95,82 @@ class Export:
             "path": str(self.path),
             "sha256": sha256_of(self.path),
             "bytes": self.path.stat().st_size,
-            "parity": {"score": self.parity.score, "box": self.parity.box, "boxes": self.parity.boxes_compared},
+            "parity": self.proof.to_json(),
             "manifest": json.loads(self.manifest.to_json()),
         }
 
     def summary(self) -> str:
         """One line for the terminal."""
         size = f"{self.path.stat().st_size / 2**20:.1f} MiB"
-        return (
-            f"{self.path}: {self.manifest.spec.modality} detector, recipe {self.manifest.recipe}, {size}; "
-            f"differs from torch by at most {self.parity.largest:.1e} in {self.parity.boxes_compared} boxes"
-        )
+        manifest = self.manifest
+        return f"{self.path}: {manifest.spec.modality} detector, recipe {manifest.recipe}, {size}; {self.proof}"
 
 
-def export_student(student: str, run_folder: Path | None, out: Path) -> Export:
+def export_student(
+    student: str,
+    run_folder: Path | None,
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    dynamic: Sequence[str] = (),
+) -> Export:
     """Export the run in ``run_folder``, or else the newest run of a student of these sensors.
 
     Raises:
-        UdxError: there is no such run, it has other sensors, or it cannot be exported.
+        UdxError: there is no such run, it has other sensors, or it cannot be exported so.
     """
     run = Run(run_folder) if run_folder else newest_run(student)
     modality = run.record().config.detector.spec.modality
     if modality != student:
         raise UdxError(f"{run.folder} holds a {modality} detector, not {student}; export it with --student {modality}")
-    return export_run(run, out)
+    return export_run(run, out, precision=precision, dynamic=dynamic)
 
 
-def export_run(run: Run, out: Path) -> Export:
+def export_run(run: Run, out: Path, *, precision: Precision = "fp32", dynamic: Sequence[str] = ()) -> Export:
     """Export the detector of a run; the file appears only if it passes the checker and agrees with torch.
 
+    ``dynamic`` names dimensions to leave open: ``points``, the rows of the point buffer. A batch cannot be: a file
+    is for one frame, and its boxes (K, 9) are those of one frame.
+
     Raises:
-        UdxError: the run has no readable checkpoint, or ONNX Runtime disagrees with torch by more than ``TOLERANCE``.
+        UdxError: the run has no readable checkpoint, its detector has no such dimension, or ONNX Runtime disagrees
+            with torch by more than ``TOLERANCE``, or FP16 with FP32 by more than ``HEAD_TOLERANCE``.
     """
     detector, record = load_detector(run.checkpoint)
-    manifest = manifest_of(run, record)
+    manifest = replace(manifest_of(run, record), dynamic=open_sizes(detector.config.spec, dynamic))
     frame, _ = generated_frame(manifest, seed=0)
     tensors = dict(frame())
     module = DeployableDetector(detector)
-    model = to_onnx(module, tensors)
-    onnx.helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
+    exact = to_onnx(module, tensors, manifest.dynamic)
+    model, plan = to_fp16(exact) if precision == "fp16" else (exact, PrecisionPlan())
+    manifest = sealed(model, replace(manifest, precision=plan))
     model.doc_string = f"udx {manifest.udx_version}: {manifest.spec.modality} detector, recipe {manifest.recipe}"
     onnx.checker.check_model(model, full_check=True)
-    parity: list[Parity] = []
+    proof: list[Proof] = []
 
     def write_and_prove(partial: Path) -> None:
         onnx.save(model, partial)
-        parity.append(_prove(module, partial, tensors))
+        proof.append(_prove(module, exact, model, partial, tensors))
 
     write_with(out, write_and_prove)
-    return Export(path=out, manifest=manifest, parity=parity[0])
+    return Export(path=out, manifest=manifest, proof=proof[0])
+
+
+def open_sizes(spec: SensorSpec, dynamic: Sequence[str]) -> dict[str, int]:
+    """Largest sizes of the dimensions to leave open.
+
+    Raises:
+        UdxError: a detector for these sensors has no such dimension.
+    """
+    possible = {"points": spec.lidar.max_points} if spec.lidar else {}
+    for name in dynamic:
+        if name not in possible:
+            has = " and ".join(possible) or "none"
+            raise UdxError(
+                f"a {spec.modality} detector has no dimension {name!r} to leave open (it has {has}); "
+                "export it with fixed shapes"
+            )
+    return {name: possible[name] for name in dynamic}
 
 
 def manifest_of(run: Run, record: CheckpointRecord) -> Manifest:
@@ -118,8 +190,13 @@ def manifest_of(run: Run, record: CheckpointRecord) -> Manifest:
     )
 
 
-def to_onnx(module: DeployableDetector, tensors: dict[str, NDArray[Any]]) -> onnx.ModelProto:
-    """Translate the module with fixed shapes; batch norms are folded, ``udx`` nodes keep their function bodies."""
+def to_onnx(module: DeployableDetector, tensors: Tensors, dynamic: Mapping[str, int] | None = None) -> onnx.ModelProto:
+    """Translate the module; batch norms are folded, ``udx`` nodes keep their function bodies.
+
+    Shapes are those of ``tensors``, but for the first dimension of the inputs that ``dynamic`` names.
+    """
+    sizes = dynamic or {}
+    dims = [{0: Dim(name, min=2, max=sizes[name])} if name in sizes else None for name in tensors]
     with _quiet():
         program = torch.onnx.export(
             module,
@@ -129,6 +206,7 @@ def to_onnx(module: DeployableDetector, tensors: dict[str, NDArray[Any]]) -> onn
             optimize=False,
             input_names=list(tensors),
             output_names=list(OUTPUTS),
+            dynamic_shapes={"tensors": tuple(dims)} if sizes else None,
             custom_translation_table=translation_table(),
             verbose=False,
         )
@@ -142,7 +220,7 @@ def to_onnx(module: DeployableDetector, tensors: dict[str, NDArray[Any]]) -> onn
     return model
 
 
-def detections_of(detector: Detector, tensors: dict[str, NDArray[Any]]) -> Detections:
+def detections_of(detector: Detector, tensors: Tensors) -> Detections:
     """Run one frame of engine inputs through torch."""
     with torch.no_grad():
         outputs = DeployableDetector(detector)(*(torch.from_numpy(array) for array in tensors.values()))
@@ -150,15 +228,40 @@ def detections_of(detector: Detector, tensors: dict[str, NDArray[Any]]) -> Detec
     return Detections(boxes_K9=boxes, scores_K=scores, labels_K=labels)
 
 
-def _prove(module: DeployableDetector, path: Path, tensors: dict[str, NDArray[Any]]) -> Parity:
+def _prove(
+    module: DeployableDetector, exact: onnx.ModelProto, written: onnx.ModelProto, path: Path, tensors: Tensors
+) -> Proof:
+    """Hold the FP32 graph to torch, and the file to the FP32 graph."""
     with open_engine(path) as runner:
-        parity = compare(detections_of(module.detector, tensors), runner.detect(tensors))
+        found = runner.detect(tensors)
+    reference = found if written is exact else _detected(exact, tensors)
+    parity = compare(detections_of(module.detector, tensors), reference)
     if parity.largest > TOLERANCE:
         raise UdxError(
             f"the export differs from torch by {parity.largest:.2g} (allowed: {TOLERANCE:g}), so it was not written; "
             "report this with the run's config.json"
         )
-    return parity
+    if written is exact:
+        return Proof(parity=parity)
+    heads = head_difference(exact, written, tensors)
+    if heads > HEAD_TOLERANCE:
+        raise UdxError(
+            f"in FP16 the head maps differ from those in FP32 by {heads:.1%} of their range (allowed: "
+            f"{HEAD_TOLERANCE:.0%}), so the export was not written; export it in FP32"
+        )
+    return Proof(parity=parity, heads=heads, agreement=agreement(reference, found))
+
+
+def head_difference(exact: onnx.ModelProto, other: onnx.ModelProto, tensors: Tensors) -> float:
+    """Largest difference of a head map in ``other`` from that in ``exact``, in units of the latter's largest value."""
+    names = last_layers(exact)
+    one, two = values_of(exact, names, tensors), values_of(other, names, tensors)
+    return max(difference(one[name], two[name]).relative for name in names)
+
+
+def _detected(model: onnx.ModelProto, tensors: Tensors) -> Detections:
+    boxes, scores, labels = values_of(model, OUTPUTS, tensors).values()
+    return Detections(boxes_K9=boxes, scores_K=scores, labels_K=labels)
 
 
 def _forget_sources(model: onnx.ModelProto) -> None:

@@ -61,4 +61,4 @@ def _(
     z_min: float,
     z_max: float,
 ) -> Tensor:
-    return points_BMF.new_empty(len(cell_M), points_BMF.shape[-1] + 5)
+    return points_BMF.new_empty(cell_M.shape[0], points_BMF.shape[-1] + 5)  # len() would fix the size in an export

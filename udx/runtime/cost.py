@@ -4,12 +4,12 @@ Shapes are inferred on a skeleton of the graph that holds no weights, so this ta
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from udx.operators import DOMAIN, NAMES, operator_of
+from udx.operators import DOMAIN, NAMES, TensorType, operator_of
 from udx.runtime.listing import constants_of, is_standard, nodes_inside
-from udx.tensors import TensorSpec, spec_of_tensor, tensor_spec
+from udx.tensors import TensorSpec, dtype_name, spec_of_tensor, tensor_spec, value_info_of
 
 if TYPE_CHECKING:
     import onnx
@@ -52,12 +52,27 @@ def skeleton_of(model: "onnx.ModelProto", sizes: Mapping[str, int] | None = None
 
 
 def with_shapes(skeleton: "onnx.ModelProto", *, inline: bool = False) -> "onnx.ModelProto":
-    """Infer all shapes; with ``inline`` the functions' bodies take the place of the nodes that call them."""
+    """Infer all shapes; with ``inline`` the functions' bodies take the place of the nodes that call them.
+
+    Raises:
+        UdxError: a node of domain ``udx`` lacks an attribute, or reads types that it does not take.
+    """
     import onnx
     from onnx import inliner
 
-    flat = inliner.inline_local_functions(skeleton) if inline and skeleton.functions else skeleton
-    return onnx.shape_inference.infer_shapes(flat, data_prop=True)
+    if inline and skeleton.functions:
+        return onnx.shape_inference.infer_shapes(inliner.inline_local_functions(skeleton), data_prop=True)
+    declared: set[str] = set()
+    while True:
+        skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        found = [spec for spec in _written_by_operators(skeleton.graph) if spec.name not in declared]
+        if not found:
+            return skeleton
+        # What ONNX makes of a function's body is less than what its kernel is known to write.
+        declared |= {spec.name for spec in found}
+        kept = [value for value in skeleton.graph.value_info if value.name not in declared]
+        del skeleton.graph.value_info[:]
+        skeleton.graph.value_info.extend([*kept, *map(value_info_of, found)])
 
 
 def known_tensors(graph: "onnx.GraphProto") -> dict[str, TensorSpec]:
@@ -65,6 +80,13 @@ def known_tensors(graph: "onnx.GraphProto") -> dict[str, TensorSpec]:
     found = [tensor_spec(value) for value in (*graph.input, *graph.output, *graph.value_info)]
     known = {spec.name: spec for spec in found if all(length >= 0 for length in spec.shape)}
     return known | {name: spec_of_tensor(tensor) for name, tensor in constants_of(graph).items()}
+
+
+def known_dtypes(graph: "onnx.GraphProto") -> dict[str, str]:
+    """Type of every tensor of a graph where it is known, whether its shape is or not."""
+    found = [tensor_spec(value) for value in (*graph.input, *graph.output, *graph.value_info)]
+    constants = {name: dtype_name(tensor.data_type) for name, tensor in constants_of(graph).items()}
+    return {spec.name: spec.dtype for spec in found} | constants
 
 
 def count_macs(graph: "onnx.GraphProto") -> tuple[int, tuple[str, ...]]:
@@ -127,6 +149,22 @@ def _shared(node: "onnx.NodeProto", tensors: Mapping[str, TensorSpec]) -> dict[s
     operator = operator_of(node)
     outputs = zip(node.output, operator.outputs(known), strict=False)
     return {name: node.input[operator.inputs.index(output.aliases)] for name, output in outputs if output.aliases}
+
+
+def _written_by_operators(graph: "onnx.GraphProto") -> Iterator[TensorSpec]:
+    """Outputs without a known shape of ``udx`` nodes whose inputs have one; one's outputs may be the next's inputs."""
+    known = known_tensors(graph)
+    for node in graph.node:
+        unknown = any(name not in known for name in node.output)
+        if node.domain != DOMAIN or node.op_type not in NAMES or not unknown or any(n not in known for n in node.input):
+            continue
+        given = [known[name] for name in node.input]
+        launch = operator_of(node).launch([TensorType(spec.dtype, spec.shape) for spec in given])
+        sizes = {tensor.name: spec.shape for tensor, spec in zip(launch.inputs, given, strict=True)}
+        shapes = launch.outputs_for(sizes)
+        for name, output, shape in zip(node.output, launch.outputs, shapes, strict=True):
+            known[name] = TensorSpec(name, shape, output.dtype)
+            yield known[name]
 
 
 def _fix_sizes(graph: "onnx.GraphProto", sizes: Mapping[str, int]) -> None:

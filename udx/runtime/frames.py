@@ -49,14 +49,19 @@ def generated_frame(manifest: Manifest, seed: int) -> tuple[Frame, str]:
         points = lidar_rings(spec, spec.lidar)
         said.append(f"{len(points)} points of a 32-beam LiDAR on flat ground (buffer: {spec.lidar.max_points})")
     sample = Sample("generated", images, manifest.rig if spec.camera else None, points, Annotations.none())
-    return lambda: inputs_of(sample, spec), " and ".join(said)
+    return lambda: tensors_of(sample, manifest), " and ".join(said)
 
 
-def keyframe_frames(keyframes: Iterable[KeyFrame], spec: SensorSpec) -> list[Frame]:
+def tensors_of(sample: Sample, manifest: Manifest) -> Tensors:
+    """Bring a sample to a detector's inputs; an open point buffer is as long as there are points."""
+    return inputs_of(sample, manifest.spec, pad="points" not in manifest.dynamic)
+
+
+def keyframe_frames(keyframes: Iterable[KeyFrame], manifest: Manifest) -> list[Frame]:
     """Return frames that load keyframes from disk: decoding, resizing, accumulating and planning, every time anew."""
 
     def frame(keyframe: KeyFrame) -> Frame:
-        return lambda: inputs_of(load_sample(keyframe, spec), spec)
+        return lambda: tensors_of(load_sample(keyframe, manifest.spec), manifest)
 
     return [frame(keyframe) for keyframe in keyframes]
 

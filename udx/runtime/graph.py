@@ -8,9 +8,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from udx.manifest import GraphFacts
 from udx.runtime.cost import count_macs, peak_activation, skeleton_of, with_shapes
 from udx.runtime.listing import canonical_listing, op_name, structural_hash, weights_of
 from udx.tensors import spec_of_tensor
@@ -38,6 +39,11 @@ class Structure:
     peak_activation_bytes: int
     uncounted: tuple[str, ...]
     listing: tuple[str, ...]
+
+    @property
+    def facts(self) -> GraphFacts:
+        """What a manifest tells of it."""
+        return GraphFacts(**{item.name: getattr(self, item.name) for item in fields(GraphFacts)})
 
 
 def structure_of(model: "onnx.ModelProto", sizes: Mapping[str, int] | None = None) -> Structure:

@@ -1,6 +1,7 @@
 """ONNX files from strangers: read once, bounded, and checked against their manifest before anything runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -8,6 +9,11 @@ from udx.data.inputs import input_shapes
 from udx.errors import UdxError
 from udx.geometry import BOX_SIZE
 from udx.manifest import METADATA_KEY, Manifest
+from udx.operators import DOMAIN, OPSET, VERSION
+from udx.runtime.cost import known_tensors, skeleton_of, with_shapes
+from udx.runtime.graph import structure_of
+from udx.runtime.listing import canonical_listing, nodes_inside, structural_hash
+from udx.runtime.precision import require_precision
 from udx.tensors import TensorSpec, dtype_name, tensor_spec, tensors_of
 
 if TYPE_CHECKING:
@@ -32,20 +38,24 @@ def read_onnx(path: Path) -> OnnxFile:
     """Read and check an exported detector.
 
     Raises:
-        UdxError: the file is missing, too large, damaged, not ONNX, not from udx, refers to files outside its
-            folder, or its inputs and outputs are not those of its manifest.
+        UdxError: the file is missing, too large, damaged, not ONNX, too old, not from udx, or refers to files outside
+            its folder; or its inputs, outputs or graph are not those of its manifest.
     """
     model = _parse(_content_of(path), path)
     _require_bounded_tensors(model, path)
+    _require_versions(model, path)
+    _require_no_recursion(model, path)
     _require_valid(str(path), path)
     manifest = _manifest_of(model, path)
     inputs = expected_inputs(manifest)
     outputs = expected_outputs(manifest)
-    _require_bounded(path, (*inputs, *outputs))
+    _require_bounded(path, (*largest_inputs(manifest), *outputs))
     initializers = {tensor.name for tensor in model.graph.initializer}
     given = tuple(tensor_spec(value) for value in model.graph.input if value.name not in initializers)
     _require_same(path, "inputs", given, inputs)
     _require_same(path, "outputs", tuple(tensor_spec(value) for value in model.graph.output), outputs)
+    _require_its_graph(model, manifest, path)
+    _require_its_tensors(model, manifest, path)
     return OnnxFile(path, model, manifest, inputs, outputs)
 
 
@@ -69,8 +79,25 @@ def require_segment(
         raise UdxError(f"{source} has other inputs or outputs than its plan says; build the plan again")
 
 
+def sealed(model: "onnx.ModelProto", manifest: Manifest) -> Manifest:
+    """Store a manifest in a model, with the facts of the graph as it is now; return what was stored."""
+    import onnx
+
+    complete = replace(manifest, graph=structure_of(model, manifest.dynamic).facts)
+    onnx.helper.set_model_props(model, {METADATA_KEY: complete.to_json()})
+    return complete
+
+
 def expected_inputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """Return the inputs of a detector with this manifest, in order."""
+    """Return the inputs of a detector with this manifest, in order; open dimensions are −1."""
+    return tuple(
+        TensorSpec(spec.name, (-1, *spec.shape[1:]), spec.dtype) if spec.name in manifest.dynamic else spec
+        for spec in largest_inputs(manifest)
+    )
+
+
+def largest_inputs(manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a detector with this manifest, in order, open dimensions at their largest."""
     return tuple(TensorSpec(name, shape, dtype) for name, (shape, dtype) in input_shapes(manifest.spec).items())
 
 
@@ -160,8 +187,59 @@ def _require_valid(model: str | bytes, source: Path | str) -> None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # onnx raises ValidationError, and RuntimeError or InferenceError from C++
-        reason = (str(error).strip().splitlines() or ["unknown"])[0][:200]
-        raise UdxError(f"{source} is not a valid ONNX model ({reason}); copy or export it again") from error
+        raise UdxError(f"{source} is not a valid ONNX model ({_first_line(error)}); copy or export it again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["unknown"])[0][:200]
+
+
+def _require_versions(model: "onnx.ModelProto", path: Path) -> None:
+    versions = {item.domain or "ai.onnx": item.version for item in model.opset_import}
+    if versions.get("ai.onnx", 0) < OPSET:
+        found = versions.get("ai.onnx", "none")
+        raise UdxError(f"{path} is of ONNX opset {found}, and udx reads {OPSET} or later; export it again")
+    if versions.get(DOMAIN, VERSION) != VERSION:
+        raise UdxError(
+            f"{path} has operators of udx version {versions[DOMAIN]}, this udx knows {VERSION}; export it again"
+        )
+
+
+def _require_no_recursion(model: "onnx.ModelProto", path: Path) -> None:
+    """Refuse functions that call themselves, on whatever way: ONNX forbids them, but its checker does not look."""
+    calls = {
+        (function.domain, function.name): {
+            (node.domain, node.op_type) for outer in function.node for node in (outer, *nodes_inside(outer))
+        }
+        for function in model.functions
+    }
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        raise UdxError(f"{path} holds a function that calls itself, {error.args[1][0][1]}; do not trust it") from error
+
+
+def _require_its_graph(model: "onnx.ModelProto", manifest: Manifest, path: Path) -> None:
+    if manifest.graph is None:
+        raise UdxError(f"{path} has a udx manifest that does not describe its graph; export it again")
+    found = structural_hash(canonical_listing(model))
+    if found != manifest.graph.sha256:
+        raise UdxError(
+            f"{path} holds a graph with hash {found[:12]}, and its manifest is of one with "
+            f"{manifest.graph.sha256[:12]}: it was changed after its export; export it again"
+        )
+
+
+def _require_its_tensors(model: "onnx.ModelProto", manifest: Manifest, path: Path) -> None:
+    """Refuse a graph that computes huge tensors from small ones, or in other types than its manifest says."""
+    skeleton = skeleton_of(model, manifest.dynamic)
+    try:
+        graph = with_shapes(skeleton).graph
+        inlined = known_tensors(with_shapes(skeleton, inline=True).graph)
+    except Exception as error:  # RuntimeError, InferenceError and others from C++
+        raise UdxError(f"{path} is not a valid ONNX model ({_first_line(error)}); export it again") from error
+    require_precision(graph, manifest.precision, path)
+    _require_bounded(path, tuple(spec for spec in inlined.values() if not spec.dtype.startswith(("unknown", "object"))))
 
 
 def _manifest_of(model: "onnx.ModelProto", path: Path) -> Manifest:

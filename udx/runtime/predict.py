@@ -4,11 +4,11 @@ from pathlib import Path
 
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
-from udx.data.inputs import inputs_of
 from udx.data.load import load_sample
 from udx.files import write_with
 from udx.runtime.draw import draw_frame
 from udx.runtime.engine import open_engine
+from udx.runtime.frames import tensors_of
 
 
 def predict(
@@ -27,8 +27,7 @@ def predict(
             picture cannot be written.
     """
     with open_engine(engine, backend, threads) as runner:
-        spec = runner.manifest.spec
-        detections = runner.detect(inputs_of(load_sample(keyframe, spec), spec))
+        detections = runner.detect(tensors_of(load_sample(keyframe, runner.manifest.spec), runner.manifest))
     if png is not None:
         picture = draw_frame(keyframe, detections, score=score)
         write_with(png, lambda partial: picture.save(partial, format="PNG"))

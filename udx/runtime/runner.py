@@ -99,5 +99,8 @@ class Runner(ABC):
             raise UdxError(f"{self.path} reads inputs {sorted(wanted)}, not {sorted(tensors)}; give exactly these")
         for spec in self.inputs:
             given = TensorSpec(spec.name, tensors[spec.name].shape, tensors[spec.name].dtype.name)
-            if given != spec:
+            if not spec.admits(given):
                 raise UdxError(f"{self.path} reads {spec}, not {given}; bring the frame to the engine's sensor spec")
+            largest = self.manifest.dynamic.get(spec.name)
+            if largest is not None and not 1 <= given.shape[0] <= largest:
+                raise UdxError(f"{self.path} reads 1 to {largest} rows of {spec}, not {given.shape[0]}; thin them out")
