@@ -33,7 +33,8 @@ def require_kernels(launches: Sequence[Launch], source: str) -> None:
     for launch in launches:
         if launch.kernel not in KERNELS:
             raise UdxError(f"{source} launches {launch.kernel}, which this udx does not know; build it again")
-        strange = {tensor.dtype for tensor in (*launch.inputs, *launch.outputs)} - _TYPES
+        taken, given = ({tensor.dtype for tensor in launch.inputs}, {tensor.dtype for tensor in launch.outputs})
+        strange = (taken | given) - _TYPES
         if strange:
             raise UdxError(f"{source}: NumPy knows no {strange.pop()}, which {launch.kernel} takes; export in float32")
 
