@@ -20,11 +20,13 @@ VERBS = {
     },
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
     "export": {"--student", "--run", "--out", "--json"},
+    "build": {"--backend", "--precision", "--segments", "--arch", "--out", "--json"},
     "bench": {
         "--engine", "--against", "--backend", "--data", "--version", "--split", "--blocks", "--warmup", "--margin",
         "--threads", "--json", "--html",
     },
     "predict": {"--engine", "--data", "--version", "--sample", "--backend", "--score", "--png", "--json"},
+    "doctor": {"--require", "--json"},
 }  # fmt: skip
 
 TINY = (

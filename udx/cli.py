@@ -12,6 +12,7 @@ from udx.errors import UdxError
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 MODALITY = click.Choice(["cam", "lidar", "fusion"])
+BACKENDS = click.Choice(["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
 JSON = click.option("--json", "json_file", type=FILE, help="Write what the terminal shows to this file.")
 BACKEND = click.option("--backend", default="auto", show_default=True, help="What runs the engine.")
 VERSION = click.option("--version", help="Version of the dataroot, as v1.0-mini; not needed where it has only one.")
@@ -144,6 +145,36 @@ def export(student: str, run_folder: Path | None, out: Path, json_file: Path | N
 
 
 @main.command()
+@click.argument("file", type=FILE)
+@click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8", "fp8"]),
+    help="What FILE must compute in: the precision of a plan is that of its file.",
+)
+@click.option(
+    "--segments",
+    type=click.Choice(["onnxruntime"]),
+    help="Run the parts between the kernels in ONNX Runtime: a partitioned plan for the CPU.",
+)
+@click.option("--arch", metavar="N,N", help="TensorRT-RTX: compute capabilities × 10  [default: all, 80 and later]")
+@click.option("--out", type=FILE, default=Path("student.plan"), show_default=True, help="Plan to write.")
+@JSON
+def build(json_file: Path | None, **request: Any) -> None:
+    """Build a plan from FILE, an ONNX file that udx export wrote."""
+    from udx.build.job import Request
+    from udx.build.job import build as build_plan
+    from udx.console import phases, say
+    from udx.files import write_json
+
+    with phases("building") as display:
+        built = build_plan(Request(**request), display)
+    if json_file:
+        write_json(json_file, built.to_json())
+    say(built.summary())
+
+
+@main.command()
 @click.option("--engine", type=FILE, required=True, help="Engine file to measure.")
 @click.option("--against", type=FILE, help="Engine file to compare with, in interleaved blocks.")
 @BACKEND
@@ -198,6 +229,25 @@ def predict(json_file: Path | None, score: float, **request: Any) -> None:
         f"{len(kept)} boxes with a score of at least {score:g}"
         + (f"; drawn in {request['png']}" if request["png"] else "")
     )
+
+
+@main.command()
+@click.option("--require", "required", multiple=True, type=BACKENDS, help="Fail if it does not work; repeatable.")
+@JSON
+def doctor(required: tuple[str, ...], json_file: Path | None) -> None:
+    """Tell what builds and runs on this machine, what does not, and how to mend it."""
+    from udx.console import ticking
+    from udx.doctor.examine import examine
+    from udx.doctor.show import show
+    from udx.files import write_json
+
+    with ticking("asking") as tick:
+        diagnosis = examine(tick)
+    if json_file:
+        write_json(json_file, diagnosis.to_json())
+    show(diagnosis)
+    for backend in required:
+        diagnosis.require(backend)
 
 
 def run(command: click.Command = main) -> None:

@@ -11,12 +11,17 @@ from udx.runtime import open_engine
 
 
 @pytest.mark.parametrize(
-    ("head", "what"), [(b"PK\x03\x04", "a zip file"), (b"ftrt", "a TensorRT plan"), (b"ptrt", "a TensorRT plan")]
+    ("head", "said"),
+    [
+        (b"PK\x03\x04", "is damaged or no zip file"),
+        (b"ftrt", "is a TensorRT plan; udx reads ONNX engines"),
+        (b"ptrt", "is a TensorRT plan; udx reads ONNX engines"),
+    ],
 )
-def test_other_kinds_of_engine_are_told_apart(tmp_path: Path, head: bytes, what: str) -> None:
+def test_other_kinds_of_engine_are_told_apart(tmp_path: Path, head: bytes, said: str) -> None:
     path = tmp_path / "student.plan"
     path.write_bytes(head + bytes(100))
-    with pytest.raises(UdxError, match=f"{what}; udx reads ONNX engines"):
+    with pytest.raises(UdxError, match=said):
         open_engine(path)
 
 

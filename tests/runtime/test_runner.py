@@ -1,22 +1,28 @@
 """The contract of every runner."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from tests.build.plans import build_plan
 from udx.data.inputs import Tensors
 from udx.errors import UdxError
 from udx.runtime import Runner, TensorSpec, open_engine
 from udx.runtime.frames import generated_frame
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
 
-BACKENDS_HERE = ("onnxruntime",)
-"""Backends that run on any machine; each must pass every test of the contract."""
+RUNNERS_HERE = ("onnxruntime", "partitioned")
+"""What runs on any machine; each must pass every test of the contract."""
 
 
-@pytest.fixture(params=[(backend, modality) for backend in BACKENDS_HERE for modality in ("cam", "lidar", "fusion")])
-def runner(request: pytest.FixtureRequest, make_engine) -> Runner:
-    backend, modality = request.param
-    return open_engine(make_engine(modality=modality), backend, threads=1)
+@pytest.fixture(params=[(kind, modality) for kind in RUNNERS_HERE for modality in ("cam", "lidar", "fusion")])
+def runner(request: pytest.FixtureRequest, make_engine, tmp_path: Path) -> Runner:
+    kind, modality = request.param
+    engine = make_engine(modality=modality)
+    if kind == "partitioned":
+        engine = build_plan(engine, tmp_path / "student.plan").path
+    return open_engine(engine, threads=1)
 
 
 def frame_of(runner: Runner) -> Tensors:

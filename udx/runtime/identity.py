@@ -6,9 +6,11 @@ from typing import Any
 
 from udx.files import sha256_of
 from udx.manifest import Manifest
+from udx.runtime.bundle import is_bundle
 from udx.runtime.cost import MAC_RULE, PEAK_RULE
 from udx.runtime.graph import Structure, structure_of
 from udx.runtime.onnx_file import read_onnx
+from udx.runtime.partitioned import read_partitioned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +49,26 @@ class Identity:
 
 
 def identify(path: Path) -> Identity:
-    """Identify an ONNX engine; its file is read and checked like any other.
+    """Identify an engine; its file is read and checked like any other.
+
+    The structure of a plan is that of the ONNX file that it was built from.
 
     Raises:
-        UdxError: as ``read_onnx``.
+        UdxError: as ``read_onnx`` and ``read_partitioned``.
     """
-    file = read_onnx(path)
+    manifest, structure = _contents(path)
     return Identity(
         file=path.name,
         bytes=path.stat().st_size,
         sha256=sha256_of(path),
-        manifest=file.manifest,
-        structure=structure_of(file.model),
+        manifest=manifest,
+        structure=structure,
     )
+
+
+def _contents(path: Path) -> tuple[Manifest, Structure]:
+    if is_bundle(path):
+        plan = read_partitioned(path)
+        return plan.manifest, plan.plan.structure
+    file = read_onnx(path)
+    return file.manifest, structure_of(file.model, file.manifest.dynamic)
