@@ -27,6 +27,7 @@ VERBS = {
     },
     "predict": {"--engine", "--data", "--version", "--sample", "--backend", "--score", "--png", "--json"},
     "doctor": {"--require", "--json"},
+    "doctor": {"--require", "--json"},
 }  # fmt: skip
 
 TINY = (

@@ -178,6 +178,6 @@ def test_all_methods_train_together_and_from_the_cache(make_job, tmp_path) -> No
     for online, filling, cached in zip(*logs.values(), strict=True):
         for term in every.objectives:
             assert online[f"{term}_raw"] > 0
-            assert cached[f"{term}_raw"] == filling[f"{term}_raw"], term
+            assert cached[f"{term}_raw"] == pytest.approx(filling[f"{term}_raw"], rel=1e-6), term
             # The entries that the teacher is surest of may change places where confidences are all but equal.
             assert filling[f"{term}_raw"] == pytest.approx(online[f"{term}_raw"], rel=1e-3), term
