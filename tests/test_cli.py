@@ -27,7 +27,6 @@ VERBS = {
     },
     "predict": {"--engine", "--data", "--version", "--sample", "--backend", "--score", "--png", "--json"},
     "doctor": {"--require", "--json"},
-    "doctor": {"--require", "--json"},
 }  # fmt: skip
 
 TINY = (

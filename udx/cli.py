@@ -13,7 +13,6 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 MODALITY = click.Choice(["cam", "lidar", "fusion"])
 BACKENDS = click.Choice(["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
-BACKENDS = click.Choice(["onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"])
 JSON = click.option("--json", "json_file", type=FILE, help="Write what the terminal shows to this file.")
 BACKEND = click.option("--backend", default="auto", show_default=True, help="What runs the engine.")
 VERSION = click.option("--version", help="Version of the dataroot, as v1.0-mini; not needed where it has only one.")
@@ -230,25 +229,6 @@ def predict(json_file: Path | None, score: float, **request: Any) -> None:
         f"{len(kept)} boxes with a score of at least {score:g}"
         + (f"; drawn in {request['png']}" if request["png"] else "")
     )
-
-
-@main.command()
-@click.option("--require", "required", multiple=True, type=BACKENDS, help="Fail if it does not work; repeatable.")
-@JSON
-def doctor(required: tuple[str, ...], json_file: Path | None) -> None:
-    """Tell what builds and runs on this machine, what does not, and how to mend it."""
-    from udx.console import ticking
-    from udx.doctor.examine import examine
-    from udx.doctor.show import show
-    from udx.files import write_json
-
-    with ticking("asking") as tick:
-        diagnosis = examine(tick)
-    if json_file:
-        write_json(json_file, diagnosis.to_json())
-    show(diagnosis)
-    for backend in required:
-        diagnosis.require(backend)
 
 
 @main.command()
