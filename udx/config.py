@@ -97,7 +97,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 def _member(family: type, value: dict[str, Any]) -> type:
     """The subclass of an abstract dataclass whose ``kind`` is that of ``value``."""
     concrete = [member for member in _descendants(family) if not inspect.isabstract(member)]
-    members = {_kind(member): member for member in concrete}
+    # A class with slots stands here twice, until its forerunner, which lacks them, is collected; the later one counts.
+    members = {kind: member for member in concrete if (kind := _kind(member)) is not None}
     if value.get("kind") not in members:
         raise TypeError(f"kind {value.get('kind')!r} is not one of {', '.join(sorted(members))}")
     return members[value["kind"]]
@@ -110,8 +111,9 @@ def _descendants(family: type) -> Iterator[type[Any]]:
         yield from _descendants(member)
 
 
-def _kind(member: Any) -> str:
-    return next(str(field.default) for field in dataclasses.fields(member) if field.name == "kind")
+def _kind(member: type[Any]) -> str | None:
+    fields = dataclasses.fields(member) if dataclasses.is_dataclass(member) else ()
+    return next((str(field.default) for field in fields if field.name == "kind"), None)
 
 
 def _paths(plain: dict[str, Any], prefix: str = "") -> list[str]:
