@@ -12,6 +12,7 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -91,6 +92,7 @@ class Network:
 def module(machine: Machine) -> ModuleType:
     """The names of ``tensorrt`` that a build uses."""
     trt = ModuleType("tensorrt")
+    trt.__spec__ = ModuleSpec("tensorrt", None)  # whoever looks for the module finds it
     for name, value in {
         "__version__": machine.version,
         "ILogger": ILogger,

@@ -13,9 +13,7 @@ from udx.build.plugins import plugin_layers
 from udx.build.watch import Watch, cancellable
 from udx.errors import UdxError
 
-trt = pytest.importorskip(
-    "tensorrt_rtx_bindings", reason="pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
-)
+trt = pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'udx[rtx]'")
 
 
 class Recorder:

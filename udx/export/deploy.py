@@ -1,5 +1,6 @@
 """The part of a detector that is deployed: sensor tensors in, boxes out; one frame, no batch."""
 
+import torch
 from torch import Tensor, nn
 
 from udx.data.inputs import input_shapes
@@ -23,7 +24,9 @@ class DeployableDetector(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return ``OUTPUTS``."""
-        batch_of_one = {name: tensor[None] for name, tensor in zip(self.names, tensors, strict=True)}
+        # TensorRT reads bytes with a cast and with nothing else: the cast comes first.
+        numbers = [tensor.float() if tensor.dtype == torch.uint8 else tensor for tensor in tensors]
+        batch_of_one = {name: tensor[None] for name, tensor in zip(self.names, numbers, strict=True)}
         config = self.detector.config
         heads = self.detector(DetectorInputs(**batch_of_one)).heads
         decoded = decode(heads, config.spec.grid, config.max_boxes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Real
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,11 +62,14 @@ class CameraEncoder(nn.Module):
 
     def forward(
         self,
-        images_BNHW3: UInt8[Tensor, "B N H W 3"],
+        images_BNHW3: Real[Tensor, "B N H W 3"],
         pool_index_BP: Int[Tensor, "B P"],
         pool_offsets: Int[Tensor, "B cells1"],
     ) -> EncoderTaps:
-        """Yield low BEV map, feature maps and depth logits; the pooling plan is the calibration of every sample."""
+        """Yield low BEV map, feature maps and depth logits from images of bytes, or of their values as numbers.
+
+        The pooling plan is the calibration of every sample.
+        """
         cameras = images_BNHW3.shape[:2]
         neck = self.neck(images_BNHW3)
         features_BNFhw = self.depth_and_context(neck).unflatten(0, cameras)
