@@ -175,9 +175,11 @@ def test_all_methods_train_together_and_from_the_cache(make_job, tmp_path) -> No
     for name, job in jobs.items():
         train(job)
         logs[name] = read_log(job.run.log)
-    for online, filling, cached in zip(*logs.values(), strict=True):
+    for step, (online, filling, cached) in enumerate(zip(*logs.values(), strict=True)):
         for term in every.objectives:
             assert online[f"{term}_raw"] > 0
-            assert cached[f"{term}_raw"] == pytest.approx(filling[f"{term}_raw"], rel=1e-6), term
+            # What is remembered is exact; the threads' order of adding is not, and steps carry its rounding on.
+            rounding = 1e-3 if step else 1e-6
+            assert cached[f"{term}_raw"] == pytest.approx(filling[f"{term}_raw"], rel=rounding), term
             # The entries that the teacher is surest of may change places where confidences are all but equal.
             assert filling[f"{term}_raw"] == pytest.approx(online[f"{term}_raw"], rel=1e-3), term
