@@ -12,7 +12,7 @@ OUT ?= runs/demo
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "torch==2.13.0" "numpy<2"
-	$(BIN)/pip install --quiet -e ".[train,dev]"
+	$(BIN)/pip install --quiet -e ".[train,rtx,dev]"
 	touch $@
 
 demo: $(STAMP)

@@ -26,6 +26,12 @@ TRAIN = [
     ONNXRUNTIME,
     TRITON,
 ]
+# Wheels for x86-64 alone. They build engines on any such machine; running them needs a GPU and its driver.
+ON_X86 = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
+RTX = [
+    f"tensorrt-rtx-cu13-libs>=1.7,<2; {ON_X86}",
+    f"tensorrt-rtx-cu13-bindings>=1.7,<2; {ON_X86}",
+]
 DEV = [
     "pytest>=8.3,<10",
     "hypothesis>=6.100,<7",
@@ -52,6 +58,7 @@ setup(
         "train": TRAIN,
         "cpu": [ONNXRUNTIME],
         "gpu": [ONNXRUNTIME.replace("onnxruntime", "onnxruntime-gpu"), "pycuda>=2024.1", "cuda-bindings>=13,<14"],
+        "rtx": RTX,
         "dev": DEV,
         "bench": ["spconv>=2.3.8,<3"],
     },

@@ -20,7 +20,10 @@ VERBS = {
     },
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
     "export": {"--student", "--run", "--out", "--json"},
-    "build": {"--backend", "--precision", "--segments", "--arch", "--out", "--json"},
+    "build": {
+        "--backend", "--precision", "--segments", "--arch", "--level", "--tf32", "--workspace", "--cache", "--out",
+        "--json",
+    },
     "bench": {
         "--engine", "--against", "--backend", "--data", "--version", "--split", "--blocks", "--warmup", "--margin",
         "--threads", "--json", "--html",

@@ -158,6 +158,10 @@ def export(student: str, run_folder: Path | None, out: Path, json_file: Path | N
     help="Run the parts between the kernels in ONNX Runtime: a partitioned plan for the CPU.",
 )
 @click.option("--arch", metavar="N,N", help="TensorRT-RTX: compute capabilities × 10  [default: all, 80 and later]")
+@click.option("--level", type=int, help="TensorRT: how long to search for fast kernels, 0 to 5  [default: 3]")
+@click.option("--tf32/--no-tf32", default=None, help="TensorRT: FP32 layers may round their inputs  [default: yes]")
+@click.option("--workspace", type=float, metavar="GIB", help="TensorRT: memory for a layer's own use  [default: all]")
+@click.option("--cache/--no-cache", default=None, help="TensorRT: reuse plans and timings of before  [default: yes]")
 @click.option("--out", type=FILE, default=Path("student.plan"), show_default=True, help="Plan to write.")
 @JSON
 def build(json_file: Path | None, **request: Any) -> None:

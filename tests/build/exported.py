@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,16 @@ def rig_for(config: DetectorConfig) -> CameraRig | None:
     return rig.with_image_transforms(np.stack([scale] * len(rig.names)))
 
 
-@cache
 def exported_model(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Manifest]:
-    """An FP32 export, not to be changed, and the manifest that is to be written into a copy of it."""
+    """An FP32 export without its manifest in it, and the manifest; exports are made once."""
+    made, manifest = _export(recipe, modality)
+    model = onnx.ModelProto()
+    model.CopyFrom(made)
+    return model, manifest
+
+
+@lru_cache(maxsize=6)
+def _export(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Manifest]:
     config = config_of(recipe, modality)
     manifest = Manifest(
         recipe=recipe,
@@ -72,10 +79,8 @@ def exported_model(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Ma
 
 
 def write_sealed(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Path:
-    written = onnx.ModelProto()
-    written.CopyFrom(model)
-    sealed(written, manifest)
-    onnx.save(written, path)
+    sealed(model, manifest)
+    onnx.save(model, path)
     return path
 
 

@@ -19,7 +19,11 @@ BACKENDS: Final = ("auto", "tensorrt", "tensorrt-rtx")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What was asked for. ``segments`` is what runs the segments of a partitioned plan, if not the backend."""
+    """What was asked for; None is the default of whatever builds.
+
+    ``segments`` is what runs the segments of a partitioned plan, if not the backend. ``level``, ``tf32``, ``workspace``
+    (GiB) and ``cache`` are for TensorRT alone.
+    """
 
     file: Path
     out: Path
@@ -27,6 +31,10 @@ class Request:
     precision: str | None = None
     segments: str | None = None
     arch: str | None = None
+    level: int | None = None
+    tf32: bool | None = None
+    workspace: float | None = None
+    cache: bool | None = None
 
     @property
     def arches(self) -> tuple[int, ...]:
@@ -50,6 +58,9 @@ def build(request: Request, display: Display) -> "PartitionedBuild | TensorrtBui
     target = target_of(request)
     if target == "tensorrt":
         return _build_tensorrt(request, display)
+    for name in ("level", "tf32", "workspace", "cache"):
+        if getattr(request, name) is not None:
+            raise UdxError(f"--{name} is for --backend tensorrt, and this plan is for {target}; leave it out")
     from udx.build.partitioned import build_partitioned
 
     return build_partitioned(
@@ -86,7 +97,7 @@ def _installed(request: Request) -> Target:
         return "tensorrt-rtx"
     raise UdxError(
         f"nothing here builds a plan of {request.file}: install TensorRT-RTX (pip install 'udx[rtx]'), or TensorRT on "
-        "a machine with a GPU (pip install 'udx[tensorrt]'), or give --segments onnxruntime for the CPU"
+        "a machine with a GPU (pip install 'tensorrt>=10.15'), or give --segments onnxruntime for the CPU"
     )
 
 
@@ -99,11 +110,16 @@ def _has_gpu() -> bool:
 
 
 def _build_tensorrt(request: Request, display: Display) -> "TensorrtBuild":
+    from udx.build.builder import TensorrtSettings
+    from udx.build.cache import EngineCache, cache_folder
     from udx.build.precision import require_precision
     from udx.build.tensorrt import build_tensorrt
     from udx.runtime.onnx_file import read_onnx
 
     if request.arch:
         raise UdxError("TensorRT builds for the GPU of this machine and takes no --arch; leave it out")
+    chosen = {"level": request.level, "tf32": request.tf32, "workspace_gib": request.workspace}
+    settings = TensorrtSettings(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
     require_precision(read_onnx(request.file).model, request.file, request.precision)
-    return build_tensorrt(request.file, request.out, display=display)
+    cache = EngineCache(cache_folder()) if request.cache is not False else None
+    return build_tensorrt(request.file, request.out, display=display, settings=settings, cache=cache)
