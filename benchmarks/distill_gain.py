@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from distill_report import Figures, PathResult, draw, result_of, to_markdown
+from distill_report import Figures, PathResult, draw, to_markdown
 
 from udx.cli import run as run_command
 from udx.console import bar, say
@@ -50,6 +50,11 @@ SPLITS: Final = {"train": range(64), "tune": range(64, 80), "test": range(80, 11
 """Scenes of each split."""
 
 SEEDS: Final = (0, 1, 2)
+"""Seeds of every arm and control."""
+
+PAIRED_SEEDS: Final = (*SEEDS, 3, 4, 5)
+"""Seeds of learning alone and of the best recipe, whose paired gain is what the table is about."""
+
 TEACHER_EPOCHS: Final = 8
 STUDENT_EPOCHS: Final = 4
 
@@ -219,24 +224,39 @@ def seconds_of(run: Run) -> float:
     return sum(line["seconds"] for line in read_log(run.log)[1:])
 
 
-def equal_time_epochs(out: Path, teacher: Modality, student: Modality, seeds: Sequence[int]) -> int:
+def equal_time_epochs(out: Path, teacher: Modality, student: Modality) -> int:
     """Epochs of learning alone that take at least as long as the best recipe of a path: rounded up."""
-    alone = figures(out, [plain_task(student, STUDENT_EPOCHS, seed) for seed in seeds])
-    taught = figures(out, [arm_task(teacher, student, "best", best(teacher, student), seed) for seed in seeds])
+    alone = figures(out, [plain_task(student, STUDENT_EPOCHS, seed) for seed in SEEDS])
+    taught = figures(out, [best_task(teacher, student, seed) for seed in SEEDS])
     return math.ceil(STUDENT_EPOCHS * sum(taught.seconds) / sum(alone.seconds))
 
 
-def matrix(seeds: Sequence[int]) -> Iterator[Task]:
-    """Every run but the controls of equal time: those that matter most come first."""
-    for seed in seeds:
-        for student in ("cam", "lidar"):
-            yield plain_task(student, STUDENT_EPOCHS, seed)
-        for teacher, student in PATHS:
-            yield arm_task(teacher, student, "best", best(teacher, student), seed)
-    for seed in seeds:
+def best_task(teacher: Modality, student: Modality, seed: int) -> Task:
+    """A student of the best recipe."""
+    return arm_task(teacher, student, "best", best(teacher, student), seed)
+
+
+def matrix() -> Iterator[Task]:
+    """Every run but the controls: those that matter most come first."""
+    for seed in SEEDS:
         for arm in ("all", "feature", "relation", "response"):
             for teacher, student in PATHS:
                 yield arm_task(teacher, student, arm, arms(teacher, student)[arm], seed)
+    for seed in PAIRED_SEEDS:
+        for student in ("cam", "lidar"):
+            yield plain_task(student, STUDENT_EPOCHS, seed)
+        for teacher, student in PATHS:
+            yield best_task(teacher, student, seed)
+
+
+def controls(out: Path) -> Iterator[Task]:
+    """Students alone for as long as the taught ones took, and for the teacher's epochs and theirs together."""
+    for seed in SEEDS:
+        for teacher, student in PATHS:
+            yield plain_task(student, equal_time_epochs(out, teacher, student), seed)
+    for seed in SEEDS:
+        for student in ("cam", "lidar"):
+            yield plain_task(student, TEACHER_EPOCHS + STUDENT_EPOCHS, seed)
 
 
 def make_world(out: Path) -> None:
@@ -250,18 +270,26 @@ def make_world(out: Path) -> None:
     write_json(splits, WORLD.splits() | names)
 
 
-def results(out: Path, seeds: Sequence[int]) -> dict[str, PathResult]:
+def results(out: Path) -> dict[str, PathResult]:
     """All paths' figures."""
     found = {}
     for teacher, student in PATHS:
-        epochs = equal_time_epochs(out, teacher, student, seeds)
-        found[f"{teacher}->{student}"] = result_of(
+        epochs = {
+            "alone": (STUDENT_EPOCHS, PAIRED_SEEDS),
+            "equal_time": (equal_time_epochs(out, teacher, student), SEEDS),
+            "all_epochs": (TEACHER_EPOCHS + STUDENT_EPOCHS, SEEDS),
+        }
+        ablation = {arm: config for arm, config in arms(teacher, student).items() if arm != "best"}
+        found[f"{teacher}->{student}"] = PathResult(
             teacher=figures(out, [teacher_task(teacher)]),
-            alone=figures(out, [plain_task(student, STUDENT_EPOCHS, seed) for seed in seeds]),
-            equal_time=figures(out, [plain_task(student, epochs, seed) for seed in seeds]),
+            best=figures(out, [best_task(teacher, student, seed) for seed in PAIRED_SEEDS]),
             arms={
-                arm: figures(out, [arm_task(teacher, student, arm, config, seed) for seed in seeds])
-                for arm, config in arms(teacher, student).items()
+                arm: figures(out, [arm_task(teacher, student, arm, config, seed) for seed in SEEDS])
+                for arm, config in ablation.items()
+            },
+            **{
+                name: figures(out, [plain_task(student, count, seed) for seed in seeds])
+                for name, (count, seeds) in epochs.items()
             },
         )
     return found
@@ -277,17 +305,12 @@ def main(out: Path, jobs: int, stem: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     make_world(out)
     perform_all([teacher_task(modality) for modality in ("fusion", "lidar", "cam")], out, "test", jobs, "teachers")
-    perform_all(list(matrix(SEEDS)), out, "test", jobs, "students")
-    controls = [
-        plain_task(student, equal_time_epochs(out, teacher, student, SEEDS), seed)
-        for seed in SEEDS
-        for teacher, student in PATHS
-    ]
-    perform_all(controls, out, "test", jobs, "controls of equal time")
-    found = results(out, SEEDS)
+    perform_all(list(matrix()), out, "test", jobs, "students")
+    perform_all(list(controls(out)), out, "test", jobs, "controls")
+    found = results(out)
     record: dict[str, Any] = {
         "paths": {path: result.to_json() for path, result in found.items()},
-        "seeds": list(SEEDS),
+        "seeds": {"all": list(SEEDS), "alone and best": list(PAIRED_SEEDS)},
         "epochs": {"teacher": TEACHER_EPOCHS, "student": STUDENT_EPOCHS},
         "world": dataclasses.asdict(WORLD),
         "recipes": {f"{teacher}->{student}": described(best(teacher, student)) for teacher, student in PATHS},
