@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny import ring_of_cameras, tiny_detector
 from udx.errors import UdxError
-from udx.manifest import Manifest
+from udx.manifest import GraphFacts, Manifest, PrecisionPlan
 
 
 def manifest() -> Manifest:
@@ -20,6 +20,17 @@ def manifest() -> Manifest:
         udx_version="0.1.0",
         metrics={"mAP": 0.5},
         rig=ring_of_cameras(),
+        dynamic={"points": 2000},
+        precision=PrecisionPlan(precision="fp16", float32={"points": ("a", "b")}, converter="some 1.0", saturated=3),
+        graph=GraphFacts(
+            sha256="1" * 64,
+            nodes=2,
+            op_histogram={"Conv": 2},
+            parameters=3,
+            parameter_bytes=12,
+            macs=7,
+            peak_activation_bytes=24,
+        ),
     )
 
 
@@ -28,6 +39,8 @@ def test_it_comes_back():
     back = Manifest.from_json(text, "file.onnx")
     assert back.to_json() == text
     assert back.spec == manifest().spec
+    assert (back.graph, back.precision) == (manifest().graph, manifest().precision)
+    assert back.precision.exact_nodes == {"a", "b"}
     np.testing.assert_array_equal(back.rig.ego_T_cam_N44, ring_of_cameras().ego_T_cam_N44)
 
 
@@ -40,6 +53,13 @@ def test_it_comes_back():
         ({"spec": {}}, "SensorSpec"),
         ({"surprise": 1}, "damaged"),
         ({"rig": {"names": ["A"]}}, "damaged"),
+        ({"format": "udx-detector/1"}, "this udx reads 'udx-detector/2'"),
+        ({"max_boxes": "many"}, "expected int, not 'many'"),
+        ({"max_boxes": 0}, "at least one box"),
+        ({"dynamic": {"points": 9}}, "are open"),
+        ({"dynamic": {"batch": 4}}, "are open"),
+        ({"precision": {"precision": "int3"}}, "'int3' is not one of"),
+        ({"graph": {"sha256": 1}}, "damaged"),
     ],
 )
 def test_what_is_not_ours_is_refused(change, said):

@@ -7,66 +7,29 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import numpy_helper
 
-from tests.tiny import ring_of_cameras, tiny_run
+from tests.tiny import ring_of_cameras
 from udx.data.frame import Annotations, Sample
 from udx.data.inputs import input_shapes, inputs_of
-from udx.data.nuscenes import load_keyframes, open_dataroot
+from udx.data.load import load_sample
 from udx.errors import UdxError
 from udx.export import onnx_export
 from udx.export.onnx_export import detections_of, export_run, export_student
-from udx.export.parity import Parity, compare
+from udx.export.parity import Parity, agreement, compare
 from udx.manifest import METADATA_KEY, Manifest
 from udx.operators import DOMAIN, PLUGIN_ATTRIBUTES
 from udx.runtime.engine import open_engine
+from udx.runtime.frames import tensors_of
+from udx.runtime.graph import differences
+from udx.runtime.identity import identify
 from udx.train.checkpoint import load_detector
-from udx.train.loop import Job, train
-from udx.train.run import Run
 
 PILLARS = {"UdxVoxelCells", "UdxVoxelSums", "UdxPillarFeatures", "UdxPillarClear", "UdxPillarMax"}
 OPERATORS = {"cam": {"UdxBevPool"}, "lidar": PILLARS, "fusion": {"UdxBevPool", *PILLARS}}
 
 
-@pytest.fixture(scope="module")
-def keyframes(world_root):
-    return load_keyframes(open_dataroot(world_root), "train", max_sweeps=1)
-
-
-@pytest.fixture(scope="module")
-def runs(keyframes, tmp_path_factory):
-    """A fusion teacher, a LiDAR detector, and camera students with and without the teacher."""
-    folder = tmp_path_factory.mktemp("runs")
-    made: dict[str, Run] = {}
-    for name, modality, teacher in (
-        ("fusion", "fusion", None),
-        ("lidar", "lidar", None),
-        ("cam", "cam", None),
-        ("distilled", "cam", "fusion"),
-    ):
-        made[name] = Run(folder / name)
-        train(
-            Job(
-                config=tiny_run(modality, epochs=25),  # flat heatmaps have ties, and a tie may fall either way
-                keyframes=keyframes,
-                data={"keyframes": "tiny"},
-                run=made[name],
-                teacher=made[teacher] if teacher else None,
-            )
-        )
-    return made
-
-
-@pytest.fixture(scope="module")
-def engines(runs, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("engines")
-    return {name: export_run(run, folder / f"{name}.onnx") for name, run in runs.items()}
-
-
 @pytest.mark.parametrize("name", ["cam", "lidar", "fusion", "distilled"])
 def test_stock_onnx_runtime_agrees_with_torch_on_real_frames(engines, runs, keyframes, name):
-    from udx.data.load import load_sample
-
     detector, _ = load_detector(runs[name].checkpoint)
     spec = detector.config.spec
     with open_engine(engines[name].path) as runner:
@@ -103,49 +66,86 @@ def test_custom_nodes_have_bodies_and_the_plugins_attributes(engines, name):
         assert attributes["aot"] == PLUGIN_ATTRIBUTES["aot"] == 1
 
 
-def is_rescaled(stored: np.ndarray, own: np.ndarray) -> bool:
-    """Whether ``stored`` is ``own`` with every output channel scaled, as folding a batch norm does."""
-    if stored.shape != own.shape:
-        return False
-    for axis in (0, 1):  # a transposed convolution has its output channels second
-        one, other = (np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in (stored, own))
-        if one.shape[1] < 4:
-            continue  # so short a slice is a multiple of any other
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        if (np.abs((one * other).sum(axis=1)) >= 0.99999 * lengths).all():
-            return True
-    return False
-
-
-def test_every_weight_is_the_students_own_and_none_is_missing(engines, runs):
-    model = onnx.load(engines["distilled"].path)
-    initializers = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    stored = [array for array in initializers.values() if array.ndim == 4 and array.dtype == np.float32]
-    stored = [array for array in stored if array.size > 3]  # the images' mean and deviation are no weights
-
-    def kernels(name):
-        detector, _ = load_detector(runs[name].checkpoint)
-        return [tensor.numpy() for tensor in detector.state_dict().values() if tensor.dim() == 4]
-
-    def explained(arrays, by):
-        return [any(is_rescaled(array, own) for own in by) for array in arrays]
-
-    student = [own for own in kernels("distilled") if any(own.shape == array.shape for array in stored)]
-    assert all(explained(stored, by=student))
-    assert len(stored) == sum(explained(student, by=stored))
-    # The teacher has layers of the same shapes: their values must not be found, or the check above proves nothing.
-    assert not any(explained(kernels("fusion"), by=stored))
-    names = " ".join([*initializers, *(node.name for node in model.graph.node)])
-    assert not any(word in names.lower() for word in ("teacher", "adapter", "distill", "objective", "loss"))
-
-
 def test_distilled_and_undistilled_students_are_one_structure(engines):
-    from udx.runtime.graph import differences
-    from udx.runtime.identity import identify
+    one, other = (identify(engines[name].path) for name in ("cam", "distilled"))
+    assert differences(one.structure, other.structure) == ()
+    assert one.manifest.graph == other.manifest.graph == one.structure.facts
+    assert (one.manifest.teacher, other.manifest.teacher["modality"]) == (None, "fusion")
+    assert engines["cam"].manifest.graph.sha256 != engines["lidar"].manifest.graph.sha256
 
-    one, other = (identify(engines[name].path).structure for name in ("cam", "distilled"))
-    assert one.sha256 == other.sha256
-    assert not differences(one, other)
+
+def test_the_manifest_tells_what_the_graph_costs(engines):
+    facts = engines["cam"].manifest.graph
+    model = onnx.load(engines["cam"].path)
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    assert facts.parameter_bytes == sum(4 * int(np.prod(tensor.dims)) for tensor in weights)
+    assert facts.op_histogram["udx::UdxBevPool"] == 1
+    assert sum(facts.op_histogram.values()) == facts.nodes == len(model.graph.node)
+    # The first convolution alone: 7 × 7 × 3 weights for each of 16 channels of 6 images at half the size.
+    assert facts.macs > 6 * 16 * 32 * 16 * 7 * 7 * 3
+    assert facts.peak_activation_bytes > 2 * 4 * 6 * 16 * 32 * 16  # what it writes, read by a ReLU that writes as much
+
+
+@pytest.fixture(scope="module")
+def open_engines(runs, tmp_path_factory):
+    """LiDAR and fusion detectors whose point buffers are as long as there are points."""
+    folder = tmp_path_factory.mktemp("open")
+    return {
+        name: export_run(runs[name], folder / f"{name}.onnx", dynamic=["points"], precision=precision)
+        for name, precision in (("lidar", "fp32"), ("fusion", "fp16"))
+    }
+
+
+def test_an_open_point_buffer_is_declared(open_engines, engines):
+    for name, engine in open_engines.items():
+        assert engine.manifest.dynamic == {"points": 2000}
+        points = next(value for value in onnx.load(engine.path).graph.input if value.name == "points")
+        assert points.type.tensor_type.shape.dim[0].dim_param == "points"
+        facts, fixed = engine.manifest.graph, engines[name].manifest.graph
+        assert (facts.macs, facts.nodes > 100) == (fixed.macs, True)
+        assert facts.sha256 != fixed.sha256
+
+
+def test_an_open_point_buffer_takes_any_number_of_points(open_engines, engines, keyframes):
+    for name, engine in open_engines.items():
+        spec = engine.manifest.spec
+        with open_engine(engine.path) as runner, open_engine(engines[name].path) as fixed:
+            for keyframe in keyframes:
+                full = load_sample(keyframe, spec)
+                sample = dataclasses.replace(full, points_M5=full.points_M5[::2])
+                padded = inputs_of(sample, spec)
+                tight = tensors_of(sample, engine.manifest)
+                assert len(tight["points"]) == len(sample.points_M5) < len(padded["points"]) == 2000
+                found = runner.detect(tight)
+                np.testing.assert_array_equal(found.boxes_K9, runner.detect(padded).boxes_K9)
+                assert agreement(fixed.detect(padded), found).share > 0.9
+            for rows in (1, 17):
+                few = dict(tight, points=tight["points"][:rows], num_points=np.array([rows], np.int32))
+                whole = dict(padded, points=padded["points"] * 0, num_points=few["num_points"])
+                whole["points"][:rows] = few["points"]
+                np.testing.assert_array_equal(runner.detect(few).scores_K, runner.detect(whole).scores_K)
+
+
+def test_more_points_than_the_largest_buffer_holds_are_refused(open_engines):
+    with open_engine(open_engines["lidar"].path) as runner:
+        for rows in (0, 2001):
+            tensors = {"points": np.zeros((rows, 5), np.float32), "num_points": np.zeros(1, np.int32)}
+            with pytest.raises(UdxError, match=f"reads 1 to 2000 rows of points .*, not {rows}"):
+                runner.infer(tensors)
+
+
+@pytest.mark.parametrize(("name", "dimension"), [("cam", "points"), ("lidar", "batch")])
+def test_a_dimension_that_there_is_not_cannot_be_left_open(runs, tmp_path, name, dimension):
+    with pytest.raises(UdxError, match=f"a {name} detector has no dimension '{dimension}' to leave open"):
+        export_run(runs[name], tmp_path / "student.onnx", dynamic=[dimension])
+    assert not list(tmp_path.iterdir())
+
+
+def test_halves_that_are_too_far_off_are_not_written(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "HEAD_TOLERANCE", 1e-6)
+    with pytest.raises(UdxError, match="in FP16 the head maps differ from those in FP32 by"):
+        export_run(runs["lidar"], tmp_path / "student.onnx", precision="fp16")
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_rig_is_another_input_to_the_same_session(engines, runs):

@@ -86,6 +86,7 @@ def to_fp16(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", PrecisionPlan]
     halved.remove_useless_cast_nodes()
     halved.topological_sort()
     converted = halved.model
+    _restore_names(converted.graph, exact)
     _describe_again(converted, model)
     # Of a chain of casts only the last is left, under its own name.
     left = {node.name for node in converted.graph.node}
@@ -205,6 +206,18 @@ def _own_constants(graph: "onnx.GraphProto", exact: set[str]) -> None:
                     constants[own].CopyFrom(constants[name])
                     constants[own].name = own
                 node.input[at] = own
+
+
+def _restore_names(graph: "onnx.GraphProto", exact: set[str]) -> None:
+    """Give what FP32 nodes write its own name again; the converter leaves that to the FP16 copy, if there is one."""
+    suffix = "_cast_to_fp16"
+    written = [name for node in graph.node if node.name in exact for name in node.output if name.endswith(suffix)]
+    names = {name: name.removesuffix(suffix) for name in written}
+    names |= {own: f"{own}_fp16" for own in names.values()}
+    for node in graph.node:
+        for given in (node.input, node.output):
+            for at, name in enumerate(given):
+                given[at] = names.get(name, name)
 
 
 def _describe_again(model: "onnx.ModelProto", original: "onnx.ModelProto") -> None:
