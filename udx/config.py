@@ -31,7 +31,7 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     """
     try:
         built: T = _build(kind, value, where)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise UdxError(f"{where} does not hold a valid {kind.__name__}: {error}") from error
     return built
 

@@ -107,6 +107,19 @@ class Manifest:
         """
         try:
             fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UdxError(f"{source} has a damaged udx manifest ({error}); export it again") from error
+        return cls.from_fields(fields, source)
+
+    @classmethod
+    def from_fields(cls, given: Any, source: str) -> "Manifest":
+        """Read the fields of what ``to_json`` wrote.
+
+        Raises:
+            UdxError: as ``from_json``.
+        """
+        try:
+            fields = dict(given)
             written, convention, rig = fields.pop("format"), fields["box_convention"], fields.pop("rig", None)
             del fields["student"]
             if written != FORMAT:
@@ -114,7 +127,7 @@ class Manifest:
             if convention != BOX_CONVENTION:
                 raise UdxError(f"{source} has boxes as {convention!r}, udx uses {BOX_CONVENTION!r}; export it again")
             manifest = replace(_manifest_of(fields), rig=CameraRig.from_json(rig) if rig else None)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise UdxError(f"{source} has a damaged udx manifest ({error}); export it again") from error
         if manifest.classes != CLASSES:
             raise UdxError(f"{source} detects {manifest.classes}, this udx evaluates {CLASSES}; export it again")

@@ -1,5 +1,6 @@
 """A small detector with nodes of domain ``udx``: true to the contract, and quick to make."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ PLACE = {"x_min": -8.0, "y_min": -8.0, "cell_size": 2.0}
 HEIGHTS = {"rows": 8, "columns": 8, "z_min": -5.0, "z_max": 3.0}
 
 
-def voxelizing_detector(seed: int = 0, **changes: Any) -> onnx.ModelProto:
+def voxelizing_detector(seed: int = 0, *, open_points: bool = False, **changes: Any) -> onnx.ModelProto:
     """A LiDAR detector that voxelizes its points; ``changes`` are to the attributes of its first ``udx`` node."""
-    model = detector_model(manifest_of("lidar"), seed=seed)
+    manifest = manifest_of("lidar")
+    model = detector_model(manifest, seed=seed)
+    if open_points:
+        manifest = replace(manifest, dynamic={"points": 500})
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "points"
     first = {key: value for key, value in (PLACE | HEIGHTS | PLUGIN_ATTRIBUTES | changes).items() if value is not None}
     nodes = [
         helper.make_node("Unsqueeze", ["points", "batch"], ["points_batch"], "points_batch"),
@@ -43,7 +48,7 @@ def voxelizing_detector(seed: int = 0, **changes: Any) -> onnx.ModelProto:
     model.functions.extend(function for function in function_protos() if function.name in used)
     model.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
     onnx.checker.check_model(model, full_check=True)
-    sealed(model, manifest_of("lidar"))
+    sealed(model, manifest)
     return model
 
 

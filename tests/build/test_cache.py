@@ -1,27 +1,20 @@
 """Plans that are kept: found by all of their key or not at all, and no more of them than there is room for."""
 
-import json
 import os
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.conftest import manifest_of
-from tests.runtime.test_plan_file import GPU, KEY
+from tests.runtime import plan_records
+from tests.runtime.plan_records import GPU, KEY
 from udx.build.cache import EngineCache, cache_folder, deliver
 from udx.errors import UdxError
 from udx.runtime.plan_file import PlanRecord, read_plan, record_path
 
 
 def record_of(plan: Path, key=KEY) -> PlanRecord:
-    content = plan.read_bytes()
-    return PlanRecord(
-        key=key, sha256=sha256(content).hexdigest(), bytes=len(content), onnx_sha256="", inputs=(), outputs=(),
-        layers=1, plugins={}, device_memory_bytes=0, built="", build_seconds=0.0, warnings=(),
-        manifest=json.loads(manifest_of("lidar").to_json()),
-    )  # fmt: skip
+    return plan_records.record_of(plan.read_bytes(), key)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from udx.launch import CompiledKernel
 from udx.ops import aot
 from udx.runtime import open_engine
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
-from udx.runtime.partitioned import KERNELS, KernelStep, PartitionedPlan, SegmentStep, read_partitioned
+from udx.runtime.partitioned import KERNELS, PORTABLE, KernelStep, PartitionedPlan, SegmentStep, read_partitioned
 from udx.tensors import TensorSpec
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'udx[rtx]'")
@@ -147,7 +147,7 @@ def require_images(built: PartitionedBuild, members: dict[str, bytes]) -> None:
         assert trt.Runtime(trt.Logger()).engine_header_size < len(members[step.file]) == built.engine_bytes[step.file]
     kernels: tuple[CompiledKernel, ...] = plan.kernels.kernels
     for step in plan.kernel_steps:
-        assert {kernel.arch for kernel in kernels if kernel.launch == step.launch} == set(rtx.PORTABLE)
+        assert {kernel.arch for kernel in kernels if kernel.launch == step.launch} == set(PORTABLE)
     for kernel in kernels:
         assert members[KERNELS + kernel.cubin.name].startswith(b"\x7fELF")
         assert kernel.entry.encode() in members[KERNELS + kernel.ptx.name]
@@ -177,7 +177,7 @@ def test_no_engine_is_promised_for_a_gpu_that_the_library_does_not_name(detector
 
 def test_the_library_names_the_gpus_that_we_do():
     assert all(hasattr(trt.ComputeCapability, f"SM{arch}") for arch in rtx.CAPABILITIES)
-    assert set(rtx.PORTABLE) <= set(rtx.CAPABILITIES) <= set(aot.PTX_VERSIONS)
+    assert set(PORTABLE) <= set(rtx.CAPABILITIES) <= set(aot.PTX_VERSIONS)
 
 
 def test_a_plan_for_a_gpu_does_not_run_on_the_cpu(detector, tmp_path):

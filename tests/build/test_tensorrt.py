@@ -21,6 +21,7 @@ from udx.errors import UdxError
 from udx.files import sha256_of
 from udx.manifest import METADATA_KEY
 from udx.runtime.cuda_driver import CudaDevice, CudaDriver
+from udx.runtime.graph import structure_of
 from udx.runtime.plan_file import read_plan
 
 GPU = CudaDevice(name="Some GPU", compute_capability=(8, 9), multiprocessors=58, memory_bytes=16 << 30, uuid="GPU-0")
@@ -110,6 +111,15 @@ def test_the_builder_is_asked_for_what_the_settings_say(machine, detector):
 def test_settings_that_no_builder_takes_are_refused(wrong):
     with pytest.raises(UdxError, match=r"choose one from 0 to 5|holds nothing"):
         TensorrtSettings(**wrong)
+
+
+def test_an_open_point_buffer_is_built_at_its_largest(machine, tmp_path):
+    path = write_detector(tmp_path / "student.onnx", open_points=True)
+    built = build(path)
+    assert {str(spec) for spec in built.record.inputs} == {"points float32[500, 5]", "num_points int32[1]"}
+    assert built.record.manifest["dynamic"] == {}
+    assert read_plan(built.path).manifest.dynamic == {}
+    assert built.record.structure == structure_of(onnx.load(path), {"points": 500})
 
 
 # -- plugins -----------------------------------------------------------------------------------------------------------

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.plan_records import MANIFEST, STRUCTURE, write_plan
 from udx.errors import UdxError
 from udx.runtime import open_engine
+from udx.runtime.identity import identify
 
 
 @pytest.mark.parametrize(
     ("head", "said"),
     [
         (b"PK\x03\x04", "is damaged or no zip file"),
-        (b"ftrt", "is a TensorRT plan; udx reads ONNX engines"),
-        (b"ptrt", "is a TensorRT plan; udx reads ONNX engines"),
+        (b"ftrt", r"has no record student\.plan\.json beside it"),
+        (b"ptrt", r"has no record student\.plan\.json beside it"),
+        (b"\x00\x00\x00\x00", "is damaged or not an ONNX file"),
     ],
 )
 def test_other_kinds_of_engine_are_told_apart(tmp_path: Path, head: bytes, said: str) -> None:
@@ -23,6 +26,19 @@ def test_other_kinds_of_engine_are_told_apart(tmp_path: Path, head: bytes, said:
     path.write_bytes(head + bytes(100))
     with pytest.raises(UdxError, match=said):
         open_engine(path)
+
+
+@pytest.mark.parametrize("head", [b"ftrt", b"some"])
+def test_a_plan_of_tensorrt_is_identified_by_its_record(tmp_path: Path, head: bytes) -> None:
+    path = write_plan(tmp_path / "student.plan", head + bytes(100))
+    with pytest.raises(UdxError, match="is a TensorRT plan; udx reads ONNX engines"):
+        open_engine(path)
+    found = identify(path)
+    assert (found.structure, found.manifest, found.bytes) == (STRUCTURE, MANIFEST, 104)
+    path.write_bytes(head + bytes(101))
+    for opener in (open_engine, identify):
+        with pytest.raises(UdxError, match=r"is not the plan that student\.plan\.json describes"):
+            opener(path)
 
 
 def test_an_unknown_backend_lists_those_there_are(make_engine) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 
 from tests.build.detectors import write_detector
 from tests.build.plans import build_plan, rewrite
+from tests.runtime.plan_records import GPU
 from udx.build.bundle import write_bundle
 from udx.errors import UdxError
+from udx.launch import CompiledKernel, KernelFile, KernelLibrary
 from udx.runtime.bundle import read_bundle
 from udx.runtime.engine import open_engine
 from udx.runtime.identity import identify
-from udx.runtime.partitioned import INDEX, KernelStep, read_partitioned
+from udx.runtime.partitioned import INDEX, PORTABLE, KernelStep, read_partitioned, require_runnable
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,57 @@ def test_an_index_that_is_not_sound_is_one_sentence(plan, said):
         read_partitioned(changed)
     assert str(changed) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_memory_is_asked_for_as_much_as_is_used(plan):
+    with pytest.raises(UdxError, match=r"its tensors end at byte \d+ of 1099511627776"):
+        read_partitioned(rewrite(plan, lambda index: index.update(arena_bytes=2**40)))
+    more = {"name": "more", "dtype": "int8", "shape": [2**35], "offset": 2**20}
+    with pytest.raises(UdxError, match="nothing uses tensor more"):
+        read_partitioned(rewrite(plan, lambda index: (index["tensors"].append(more), index.update(arena_bytes=2**36))))
+
+
+def test_a_plan_is_of_the_graph_that_its_manifest_describes(plan):
+    with pytest.raises(UdxError, match="lists another graph than the one whose hash it gives; build it again"):
+        read_partitioned(rewrite(plan, lambda index: index["structure"]["listing"].append("opset more 1")))
+    with pytest.raises(UdxError, match="was built of another graph than the one that its manifest describes"):
+        read_partitioned(rewrite(plan, lambda index: index["manifest"]["graph"].update(sha256="0" * 64)))
+
+
+def for_gpus(plan, **changes):
+    """The plan as one for GPUs, as far as a check of versions and GPUs sees it."""
+    file = read_partitioned(plan)
+    kernels = KernelLibrary(triton="3.6.0", kernels=tuple(map(compiled, file.plan.kernel_steps)))
+    built = {"backend": "tensorrt-rtx", "backend_version": "1.7.1", "capabilities": PORTABLE, "kernels": kernels}
+    return replace(file, plan=replace(file.plan, **built | changes))
+
+
+def compiled(step):
+    file = KernelFile(name="k", sha256="0" * 64)
+    return CompiledKernel(
+        launch=step.launch, entry="k", arch=80, target="sm_80", ptx_version="7.0", block=(128, 1, 1), shared_bytes=0,
+        registers=8, spill_bytes=0, global_scratch_bytes=0, profile_scratch_bytes=0, ptx=file, cubin=file,
+    )  # fmt: skip
+
+
+def test_a_plan_runs_on_the_gpus_that_it_was_built_for(plan):
+    for capability in ((8, 0), (8, 9), (9, 0), (12, 0)):
+        require_runnable(for_gpus(plan), "1.7.1", replace(GPU, compute_capability=capability))
+    require_runnable(for_gpus(plan, capabilities=(89,)), "1.7.1", GPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "version", "capability", "said"),
+    [
+        ({}, "1.8.0", (8, 9), r"was built by TensorRT-RTX 1\.7\.1, and TensorRT-RTX 1\.8\.0 is here; build it again"),
+        ({}, "1.7.1", (7, 5), r"for GPUs of compute capability 8\.0, 8\.6, 8\.9, 12\.0, and Some GPU \(7\.5\) is here"),
+        ({"capabilities": (86,)}, "1.7.1", (8, 9), r"of compute capability 8\.6, and Some GPU \(8\.9\) is here"),
+        ({"backend": "onnxruntime"}, "1.7.1", (8, 9), "is a plan for the CPU; for GPUs build one"),
+    ],
+)
+def test_a_plan_of_another_version_or_gpu_is_refused(plan, changes, version, capability, said):
+    with pytest.raises(UdxError, match=said):
+        require_runnable(for_gpus(plan, **changes), version, replace(GPU, compute_capability=capability))
 
 
 def test_two_live_tensors_in_one_place_are_refused(plan):

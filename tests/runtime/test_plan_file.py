@@ -2,54 +2,20 @@
 
 import json
 from dataclasses import replace
-from hashlib import sha256
 
 import pytest
 
-from udx.config import to_plain
+from tests.runtime.plan_records import GPU, KEY, record_of, write_plan
 from udx.errors import UdxError
-from udx.runtime.cuda_driver import CudaDevice
-from udx.runtime.plan_file import EngineKey, PlanRecord, read_plan, record_path, require_runnable
-from udx.tensors import TensorSpec
+from udx.runtime.plan_file import read_plan, record_path, require_runnable
 
 PLAN = b"ftrt" + bytes(500)
-GPU = CudaDevice(name="Some GPU", compute_capability=(8, 9), multiprocessors=58, memory_bytes=16 << 30, uuid="GPU-0")
-KEY = EngineKey(
-    structure_sha256="1" * 64,
-    content_sha256="2" * 64,
-    kernels_sha256="3" * 64,
-    tensorrt="10.15.1.29",
-    udx="0.1.0",
-    gpu="Some GPU",
-    compute_capability=(8, 9),
-    multiprocessors=58,
-    memory_bytes=16 << 30,
-    settings={"level": 3, "tf32": True, "workspace_gib": None},
-)
 
 
 @pytest.fixture
-def plan(tmp_path, make_manifest):
+def plan(tmp_path):
     """A plan and its record."""
-    record = PlanRecord(
-        key=KEY,
-        sha256=sha256(PLAN).hexdigest(),
-        bytes=len(PLAN),
-        onnx_sha256="4" * 64,
-        inputs=(TensorSpec("points", (500, 5), "float32"),),
-        outputs=(TensorSpec("scores", (7,), "float32"),),
-        layers=12,
-        plugins={"pool": "UdxBevPool"},
-        device_memory_bytes=1 << 20,
-        built="2026-01-01T00:00:00+00:00",
-        build_seconds=61.5,
-        warnings=("slow",),
-        manifest=json.loads(make_manifest("lidar").to_json()),
-    )
-    path = tmp_path / "student.plan"
-    path.write_bytes(PLAN)
-    record_path(path).write_text(json.dumps(to_plain(record)))
-    return path, record
+    return write_plan(tmp_path / "student.plan", PLAN), record_of(PLAN)
 
 
 def test_a_record_comes_back_as_it_was_written(plan):
@@ -77,6 +43,10 @@ def change_record(path, **changes):
     beside.write_text(json.dumps(json.loads(beside.read_text()) | changes))
 
 
+def change_in(path, part, **changes):
+    change_record(path, **{part: json.loads(record_path(path).read_text())[part] | changes})
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -90,6 +60,10 @@ def change_record(path, **changes):
         (lambda path: change_record(path, bytes="many"), "does not hold a valid PlanRecord"),
         (lambda path: change_record(path, extra=1), "does not hold a valid PlanRecord"),
         (lambda path: change_record(path, manifest={}), "damaged udx manifest"),
+        (lambda path: change_record(path, inputs=[]), "do not agree on the inputs, as num_points"),
+        (lambda path: change_in(path, "structure", macs=1), "was built of another graph than the one"),
+        (lambda path: change_in(path, "structure", listing=[]), "lists another graph than the one whose hash"),
+        (lambda path: change_in(path, "structure", sha256="0" * 64), "its key is that of another graph"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(plan, damage, said):

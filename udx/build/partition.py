@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from udx.build.shapes import declared, tensors_between
+from udx.build.shapes import launch_of, spec_between, tensors_between
 from udx.errors import UdxError
 from udx.launch import Launch
-from udx.operators import DOMAIN, TensorType, operator_of
-from udx.tensors import TensorSpec
+from udx.operators import DOMAIN
+from udx.tensors import TensorSpec, value_info_of
 
 if TYPE_CHECKING:
     import onnx
@@ -171,9 +171,7 @@ class _Graph:
         Raises:
             UdxError: they are not known.
         """
-        if name not in self._known:
-            raise UdxError(f"tensor {name} between two parts of the graph has no fixed shape; export with fixed shapes")
-        return self._known[name]
+        return spec_between(name, self._known)
 
     def launch(self, at: int) -> Launch:
         """The kernel of a node of domain ``udx``.
@@ -185,8 +183,7 @@ class _Graph:
         constants = [name for name in node.input if name in self.initializers]
         if constants:
             raise UdxError(f"node {node.name} ({node.op_type}) reads the constant {constants[0]}; export it again")
-        given = [self.spec(name) for name in node.input]
-        return operator_of(node).launch([TensorType(spec.dtype, spec.shape) for spec in given])
+        return launch_of(node, self._known)
 
 
 def _steps(graph: _Graph) -> Iterator[Segment | Kernel]:
@@ -231,8 +228,8 @@ def _segment(
         helper.make_graph(
             [graph.nodes[at] for at in nodes],
             name,
-            [declared(graph.spec(tensor)) for tensor in inputs],
-            [declared(graph.spec(tensor)) for tensor in outputs],
+            [value_info_of(graph.spec(tensor)) for tensor in inputs],
+            [value_info_of(graph.spec(tensor)) for tensor in outputs],
             [graph.initializers[tensor] for tensor in stored],
         ),
         opset_imports=[opset for opset in graph.model.opset_import if opset.domain != DOMAIN],

@@ -12,7 +12,7 @@ from udx.build.bundle import write_bundle
 from udx.build.memory_plan import place_tensors
 from udx.build.partition import Kernel, Partition, Segment, partition
 from udx.build.precision import require_precision
-from udx.build.rtx import PORTABLE, build_segment, require_capabilities, tensorrt_rtx
+from udx.build.rtx import build_segment, require_capabilities, tensorrt_rtx
 from udx.build.watch import Display, Watch, cancellable
 from udx.errors import UdxError
 from udx.files import sha256_of
@@ -20,7 +20,7 @@ from udx.launch import KernelLibrary, Launch
 from udx.runtime.graph import structure_of
 from udx.runtime.numpy_kernels import require_kernels
 from udx.runtime.onnx_file import OnnxFile, read_onnx
-from udx.runtime.partitioned import INDEX, KERNELS, Backend, KernelStep, PartitionedPlan, SegmentStep
+from udx.runtime.partitioned import INDEX, KERNELS, PORTABLE, Backend, KernelStep, PartitionedPlan, SegmentStep
 
 SUFFIXES: Final[Mapping[Backend, str]] = {"onnxruntime": "onnx", "tensorrt-rtx": "engine"}
 

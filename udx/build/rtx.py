@@ -17,9 +17,6 @@ from udx.errors import UdxError
 from udx.tensors import TensorSpec
 
 INSTALL: Final = "pip install 'udx[rtx]'"
-PORTABLE: Final = (80, 86, 89, 120)
-"""Compute capabilities (× 10) of an engine that is built for none in particular."""
-
 CAPABILITIES: Final = (80, 86, 89, 120, 121)
 """What engines, and the kernels between them, can be built for."""
 

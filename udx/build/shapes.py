@@ -1,10 +1,12 @@
-"""Every shape in a graph with udx nodes: ONNX infers those of standard operators, launches know the others."""
+"""Shapes in a graph with udx nodes, and the launches that follow from them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from udx.errors import UdxError
+from udx.launch import Launch
 from udx.operators import DOMAIN, TensorType, operator_of
-from udx.runtime.cost import known_tensors, skeleton_of, with_shapes
+from udx.runtime.cost import fix_sizes, known_tensors, skeleton_of, with_shapes
 from udx.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -17,42 +19,51 @@ def tensors_between(model: "onnx.ModelProto", sizes: Mapping[str, int] | None = 
     ``sizes`` fixes dimensions that the model's inputs leave open, by name.
 
     Raises:
-        UdxError: a node of domain ``udx`` is of another version of udx, or reads types that it does not take.
+        UdxError: a node of domain ``udx`` lacks an attribute, or reads types that it does not take.
     """
-    skeleton = skeleton_of(model, sizes)
-    while True:
-        known = known_tensors(with_shapes(skeleton).graph)
-        found = list(_outputs_of_operators(skeleton.graph, known))
-        if not found:
-            return known
-        # What ONNX makes of a function's body is often less than all: its place is taken by what the kernel writes.
-        stale = {spec.name for spec in found}
-        kept = [value for value in skeleton.graph.value_info if value.name not in stale]
-        del skeleton.graph.value_info[:]
-        skeleton.graph.value_info.extend([*kept, *map(declared, found)])
+    return known_tensors(with_shapes(skeleton_of(model, sizes)).graph)
 
 
-def _outputs_of_operators(graph: "onnx.GraphProto", known: dict[str, TensorSpec]) -> Iterator[TensorSpec]:
-    """Outputs that are not known yet of nodes whose inputs are; one node's outputs may be the next one's inputs."""
-    for node in graph.node:
-        if node.domain != DOMAIN or not all(name in known for name in node.input):
-            continue
-        if all(name in known for name in node.output):
-            continue
-        given = [known[name] for name in node.input]
-        operator = operator_of(node)
-        launch = operator.launch([TensorType(spec.dtype, spec.shape) for spec in given])
-        shapes = launch.outputs_for(dict(zip(operator.inputs, (spec.shape for spec in given), strict=True)))
-        for name, output, shape in zip(node.output, launch.outputs, shapes, strict=True):
-            known[name] = TensorSpec(name, shape, output.dtype)
-            yield known[name]
+def with_sizes(model: "onnx.ModelProto", sizes: Mapping[str, int]) -> "onnx.ModelProto":
+    """The model with the dimensions fixed that its inputs leave open, by name; itself if it leaves none open."""
+    import onnx
+
+    if not sizes:
+        return model
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    fix_sizes(fixed.graph, sizes)
+    return fixed
 
 
-def declared(spec: TensorSpec) -> "onnx.ValueInfoProto":
-    """The declaration of a tensor in a graph; NumPy alone knows no bfloat16."""
-    import numpy as np
-    from onnx import TensorProto, helper
+def launches_of(model: "onnx.ModelProto") -> list[Launch]:
+    """Launches of the nodes of domain ``udx`` in a checked model, in the graph's order.
 
-    known = spec.dtype != "bfloat16"
-    element = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)) if known else TensorProto.BFLOAT16
-    return helper.make_tensor_value_info(spec.name, element, spec.shape)
+    Raises:
+        UdxError: a node is of another version of udx, or the shapes before it are not fixed.
+    """
+    known = tensors_between(model)
+    return [launch_of(node, known) for node in model.graph.node if node.domain == DOMAIN]
+
+
+def launch_of(node: "onnx.NodeProto", known: Mapping[str, TensorSpec]) -> Launch:
+    """The launch of a node of domain ``udx`` that reads known tensors.
+
+    Raises:
+        UdxError: the node is of another version of udx, or reads a tensor of unknown shape, or types or shapes that it
+            cannot.
+    """
+    operator = operator_of(node)
+    given = [spec_between(name, known) for name in node.input]
+    return operator.launch([TensorType(spec.dtype, spec.shape) for spec in given])
+
+
+def spec_between(name: str, known: Mapping[str, TensorSpec]) -> TensorSpec:
+    """Type and shape of a tensor that a kernel or a segment reads or writes.
+
+    Raises:
+        UdxError: they are not known.
+    """
+    if name not in known:
+        raise UdxError(f"tensor {name} between two parts of the graph has no fixed shape; export with fixed shapes")
+    return known[name]

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import udx
 from udx.build.builder import EngineFacts, TensorrtSettings, engine_facts, serialized_engine
@@ -25,17 +25,20 @@ from udx.build.cache import EngineCache, deliver
 from udx.build.content import content_hash
 from udx.build.network import logger
 from udx.build.plugins import PluginLayer, plugin_layers, plugin_nodes, require_plugins
+from udx.build.shapes import launches_of, with_sizes
 from udx.build.watch import Display, Watch, cancellable
 from udx.config import to_plain
 from udx.errors import UdxError
 from udx.files import sha256_of, write_json, write_with
 from udx.launch import Launch
-from udx.operators import launches_of_graph
 from udx.runtime.cuda_driver import CudaDevice, cuda_driver, first_device
-from udx.runtime.graph import structure_of
-from udx.runtime.onnx_file import OnnxFile, read_onnx
+from udx.runtime.graph import Structure, structure_of
+from udx.runtime.onnx_file import OnnxFile, largest_inputs, read_onnx
 from udx.runtime.plan_file import EngineKey, PlanRecord, record_path
 from udx.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 OLDEST: Final = (10, 15)
 INSTALL: Final = "pip install 'tensorrt>=10.15'"
@@ -74,6 +77,7 @@ def build_tensorrt(
 ) -> TensorrtBuild:
     """Build an exported detector's plan for this machine's first GPU; without ``cache`` nothing is kept or reused.
 
+    Shapes are fixed: dimensions that the file leaves open are at their largest, for kernels have them as constants.
     Ctrl-C stops the builder at its next step; nothing is written then but what was measured, to the cache.
 
     Raises:
@@ -84,7 +88,9 @@ def build_tensorrt(
     nodes = plugin_nodes(file.model, path)
     trt, device = _requirements(path)
     watch = Watch(display)
-    job = _Job(file, nodes, trt, device, settings or TensorrtSettings(), watch)
+    job = _Job(
+        file, with_sizes(file.model, file.manifest.dynamic), nodes, trt, device, settings or TensorrtSettings(), watch
+    )
     key = job.key()
     if cache is not None and (found := cache.find(key)) is not None:
         record = replace(found.record, onnx_sha256=sha256_of(path), manifest=job.manifest)
@@ -103,9 +109,10 @@ def build_tensorrt(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Job:
-    """One build: what of, with what, for which GPU."""
+    """One build: what of, with what, for which GPU; ``model`` is the file's, dimensions that it leaves open fixed."""
 
     file: OnnxFile
+    model: "onnx.ModelProto"
     nodes: tuple[PluginLayer, ...]
     trt: ModuleType
     device: CudaDevice
@@ -114,16 +121,21 @@ class _Job:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The detector's manifest."""
-        fields: dict[str, Any] = json.loads(self.file.manifest.to_json())
+        """The detector's manifest; the plan leaves no dimension open."""
+        fields: dict[str, Any] = json.loads(replace(self.file.manifest, dynamic={}).to_json())
         return fields
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of the file's graph."""
+        return structure_of(self.file.model, self.file.manifest.dynamic)
 
     def key(self) -> EngineKey:
         """All that the plan depends on; compiles the kernels, which the plan will hold."""
         return EngineKey(
-            structure_sha256=structure_of(self.file.model).sha256,
-            content_sha256=content_hash(self.file.model, self.file.path.resolve().parent),
-            kernels_sha256=_kernels_hash(launches_of_graph(self.file.model), self.watch),
+            structure_sha256=self.structure.sha256,
+            content_sha256=content_hash(self.model, self.file.path.resolve().parent),
+            kernels_sha256=_kernels_hash(launches_of(self.model), self.watch),
             tensorrt=self.trt.__version__,
             udx=udx.__version__,
             gpu=self.device.name,
@@ -142,7 +154,7 @@ class _Job:
             register_plugins()
         plan = serialized_engine(
             self.trt,
-            path.read_bytes(),
+            self.model.SerializeToString(),
             path,
             settings=self.settings,
             watch=self.watch,
@@ -150,7 +162,7 @@ class _Job:
             timings=timings,
         )
         facts = engine_facts(self.trt, plan, path)
-        _require_same(facts.inputs, self.file.inputs, path)
+        _require_same(facts.inputs, largest_inputs(self.file.manifest), path)
         _require_same(facts.outputs, self.file.outputs, path)
         return plan, facts
 
@@ -161,6 +173,7 @@ class _Job:
             sha256=sha256(plan).hexdigest(),
             bytes=len(plan),
             onnx_sha256=sha256_of(self.file.path),
+            structure=self.structure,
             inputs=facts.inputs,
             outputs=facts.outputs,
             layers=facts.layers,

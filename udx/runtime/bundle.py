@@ -16,20 +16,12 @@ from udx.errors import UdxError
 
 SUMS: Final = "SHA256SUMS"
 MAGIC: Final = b"PK\x03\x04"
+"""How a zip file begins."""
 MAX_BYTES: Final = 8 * 2**30
 MAX_MEMBERS: Final = 1000
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 """Relative, no part begins with a dot: no name leaves the folder that it is unpacked in."""
 _SUM: Final = re.compile(r"(?P<hash>[0-9a-f]{64})  (?P<name>\S+)")
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a file begins as a zip does; one that cannot be read does not."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def is_member_name(name: str) -> bool:

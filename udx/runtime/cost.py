@@ -47,7 +47,7 @@ def skeleton_of(model: "onnx.ModelProto", sizes: Mapping[str, int] | None = None
         else:
             bones.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     if sizes:
-        _fix_sizes(bones.graph, sizes)
+        fix_sizes(bones.graph, sizes)
     return bones
 
 
@@ -167,7 +167,8 @@ def _written_by_operators(graph: "onnx.GraphProto") -> Iterator[TensorSpec]:
             yield known[name]
 
 
-def _fix_sizes(graph: "onnx.GraphProto", sizes: Mapping[str, int]) -> None:
+def fix_sizes(graph: "onnx.GraphProto", sizes: Mapping[str, int]) -> None:
+    """Fix the dimensions that a graph's inputs leave open, by name, and forget the shapes that follow from them."""
     for value in graph.input:
         for length in value.type.tensor_type.shape.dim:
             if length.dim_param in sizes:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from udx.manifest import GraphFacts
+from udx.errors import UdxError
+from udx.manifest import GraphFacts, Manifest
 from udx.runtime.cost import count_macs, peak_activation, skeleton_of, with_shapes
 from udx.runtime.listing import canonical_listing, op_name, structural_hash, weights_of
 from udx.tensors import spec_of_tensor
@@ -65,6 +66,18 @@ def structure_of(model: "onnx.ModelProto", sizes: Mapping[str, int] | None = Non
         uncounted=(*uncounted, *unsized),
         listing=listing,
     )
+
+
+def require_structure(structure: Structure, manifest: Manifest, source: object) -> None:
+    """Hold what a plan tells of its graph to its own listing, and to the manifest; ``source`` names it in errors.
+
+    Raises:
+        UdxError: it was changed, or the manifest is that of another graph.
+    """
+    if structural_hash(structure.listing) != structure.sha256:
+        raise UdxError(f"{source} lists another graph than the one whose hash it gives; build it again")
+    if structure.facts != manifest.graph:
+        raise UdxError(f"{source} was built of another graph than the one that its manifest describes; build it again")
 
 
 def differences(one: Structure, other: Structure, limit: int = 20) -> tuple[str, ...]:

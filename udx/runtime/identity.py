@@ -6,11 +6,12 @@ from typing import Any
 
 from udx.files import sha256_of
 from udx.manifest import Manifest
-from udx.runtime.bundle import is_bundle
 from udx.runtime.cost import MAC_RULE, PEAK_RULE
+from udx.runtime.engine_file import EngineFile, read_engine
 from udx.runtime.graph import Structure, structure_of
-from udx.runtime.onnx_file import read_onnx
-from udx.runtime.partitioned import read_partitioned
+from udx.runtime.onnx_file import OnnxFile
+from udx.runtime.partitioned import PartitionedFile
+from udx.runtime.plan_file import PlanFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +55,9 @@ def identify(path: Path) -> Identity:
     The structure of a plan is that of the ONNX file that it was built from.
 
     Raises:
-        UdxError: as ``read_onnx`` and ``read_partitioned``.
+        UdxError: as ``read_engine``.
     """
-    manifest, structure = _contents(path)
+    manifest, structure = _contents(read_engine(path))
     return Identity(
         file=path.name,
         bytes=path.stat().st_size,
@@ -66,9 +67,11 @@ def identify(path: Path) -> Identity:
     )
 
 
-def _contents(path: Path) -> tuple[Manifest, Structure]:
-    if is_bundle(path):
-        plan = read_partitioned(path)
-        return plan.manifest, plan.plan.structure
-    file = read_onnx(path)
-    return file.manifest, structure_of(file.model, file.manifest.dynamic)
+def _contents(file: EngineFile) -> tuple[Manifest, Structure]:
+    match file:
+        case OnnxFile():
+            return file.manifest, structure_of(file.model, file.manifest.dynamic)
+        case PartitionedFile():
+            return file.manifest, file.plan.structure
+        case PlanFile():
+            return file.manifest, file.record.structure

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
 from udx.errors import UdxError
-from udx.runtime.onnx_file import read_onnx
+from udx.runtime.onnx_file import OnnxFile
 from udx.runtime.runner import Runner
 
 Provider = Literal["cpu", "cuda"]
@@ -16,12 +16,11 @@ _PROVIDERS: Final[Mapping[Provider, str]] = {"cpu": "CPUExecutionProvider", "cud
 
 
 class OnnxRuntimeRunner(Runner):
-    """The file is checked when the runner is made; weights beside it are read from its own folder only."""
+    """Runs a file that was checked; weights beside it are read from its own folder only."""
 
-    def __init__(self, path: Path, provider: Provider = "cpu", threads: int | None = None) -> None:
+    def __init__(self, file: OnnxFile, provider: Provider = "cpu", threads: int | None = None) -> None:
         require_threads(threads)
-        file = read_onnx(path)
-        super().__init__(path, file.manifest, file.inputs, file.outputs)
+        super().__init__(file.path, file.manifest, file.inputs, file.outputs)
         self._provider = provider
         self._threads = threads
         self._output_names = [spec.name for spec in file.outputs]

@@ -21,15 +21,19 @@ from udx.config import from_plain, to_plain
 from udx.errors import UdxError
 from udx.launch import KernelFile, KernelLibrary, Launch
 from udx.manifest import Manifest
-from udx.runtime.arena import PlacedTensor, Step, require_sound_memory
+from udx.runtime.arena import ALIGNMENT, PlacedTensor, Step, require_sound_memory
 from udx.runtime.bundle import read_bundle
-from udx.runtime.graph import Structure
+from udx.runtime.cuda_driver import CudaDevice
+from udx.runtime.graph import Structure, require_structure
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
 
 FORMAT: Final = "udx-plan/1"
 INDEX: Final = "plan.json"
 KERNELS: Final = "kernels/"
 """Folder of the kernels within the zip."""
+
+PORTABLE: Final = (80, 86, 89, 120)
+"""Compute capabilities (× 10) of engines that are built for none in particular: they run on later ones, too."""
 
 Backend = Literal["onnxruntime", "tensorrt-rtx"]
 
@@ -110,8 +114,19 @@ class PartitionedPlan:
         for step in self.kernel_steps:
             _require_launchable(step, tensors)
         require_sound_memory(tensors, self.inputs, self.outputs, self.steps)
+        self._require_no_more_than_used()
         if self.backend == "tensorrt-rtx":
             self._require_compiled()
+
+    def _require_no_more_than_used(self) -> None:
+        """Memory is asked for before anything runs: only as much as the steps use."""
+        used = {name for step in self.steps for name in (*step.inputs, *step.outputs)} | {*self.inputs, *self.outputs}
+        unused = sorted(set(self.by_name) - used - {tensor.view_of for tensor in self.tensors})
+        if unused:
+            raise ValueError(f"nothing uses tensor {unused[0]}")
+        end = max((tensor.end for tensor in self.tensors), default=0)
+        if self.arena_bytes - end >= ALIGNMENT:
+            raise ValueError(f"its tensors end at byte {end} of {self.arena_bytes}")
 
     def _require_compiled(self) -> None:
         compiled = [kernel.launch for kernel in self.kernels.kernels] if self.kernels else []
@@ -193,7 +208,8 @@ def read_partitioned(path: Path) -> PartitionedFile:
     if odd:
         said = "holds an unexpected" if odd[0] in members else "lacks"
         raise UdxError(f"{path} {said} {odd[0]}; copy it again or build it again")
-    manifest = Manifest.from_json(json.dumps(plan.manifest), str(path))
+    manifest = Manifest.from_fields(plan.manifest, str(path))
+    require_structure(plan.structure, manifest, path)
     for what, names, expected in (
         ("inputs", plan.inputs, expected_inputs(manifest)),
         ("outputs", plan.outputs, expected_outputs(manifest)),
@@ -212,9 +228,36 @@ def _files_of(plan: PartitionedPlan) -> set[str]:
     return {INDEX, *(step.file for step in plan.segments), *images}
 
 
+def require_runnable(file: PartitionedFile, version: str, device: CudaDevice) -> None:
+    """Refuse a plan of TensorRT-RTX that was built by another version, or for other GPUs than is here.
+
+    Raises:
+        UdxError: it was.
+    """
+    plan = file.plan
+    if plan.backend != "tensorrt-rtx":
+        raise UdxError(f"{file.path} is a plan for the CPU; for GPUs build one with udx build --backend tensorrt-rtx")
+    if plan.backend_version != version:
+        raise UdxError(
+            f"{file.path} was built by TensorRT-RTX {plan.backend_version}, and TensorRT-RTX {version} is here; build "
+            f"it again, or pip install tensorrt-rtx=={plan.backend_version}"
+        )
+    portable = plan.capabilities == PORTABLE and device.arch > min(PORTABLE)
+    if device.arch not in plan.capabilities and not portable:
+        known = ", ".join(f"{arch // 10}.{arch % 10}" for arch in plan.capabilities)
+        raise UdxError(
+            f"{file.path} was built for GPUs of compute capability {known}, and {device.name} ({device.capability}) is "
+            "here; build it without --arch, or with --backend tensorrt"
+        )
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
 def _parse(content: bytes, path: Path) -> PartitionedPlan:
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UdxError(f"{path} holds a damaged {INDEX} ({error}); copy it again or build it again") from error
     found = value.get("format") if isinstance(value, dict) else None

@@ -1,7 +1,6 @@
 """Partitioned plans on the CPU: segments in ONNX Runtime, kernels in NumPy, both on the plan's one arena of memory."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,11 +20,11 @@ UNWRITTEN: Final = 0xA5
 
 
 class PartitionedRunner(Runner):
-    """The file is checked when the runner is made, and again when it is activated."""
+    """Runs a plan that was checked; the file is read and checked again when the runner is activated."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, file: PartitionedFile, threads: int | None = None) -> None:
         require_threads(threads)
-        file = read_partitioned(path)
+        path = file.path
         if file.plan.backend != "onnxruntime":
             raise UdxError(
                 f"{path} holds engines of {file.plan.backend}, and nothing here runs them; for the CPU build the plan "
@@ -90,7 +89,17 @@ class PartitionedRunner(Runner):
 
     def _kernel(self, step: KernelStep) -> Callable[[], None]:
         inputs, outputs = ([self._memory[name] for name in names] for names in (step.inputs, step.outputs))
-        return lambda: run_kernel(step.launch, inputs, outputs)
+
+        def run() -> None:
+            try:
+                run_kernel(step.launch, inputs, outputs)
+            except (ArithmeticError, LookupError, TypeError, ValueError, MemoryError) as error:
+                # The compiled constants of a plan from a stranger may be anything.
+                raise UdxError(
+                    f"kernel {step.name} of {self.path} cannot run ({first_line(error)}); build the plan again"
+                ) from error
+
+        return run
 
     def _infer(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         assert self._steps, "activate the runner first"
@@ -113,7 +122,7 @@ def arena_of(plan: PartitionedPlan) -> dict[str, NDArray[Any]]:
     """
     try:
         arena = np.full(plan.arena_bytes + ALIGNMENT, UNWRITTEN, np.uint8)
-    except MemoryError as error:
+    except (MemoryError, ValueError) as error:  # NumPy says the latter of what no machine can address
         size = f"{plan.arena_bytes / 2**30:.1f} GiB"
         raise UdxError(f"the plan needs {size} for its tensors, more than is free; free memory") from error
     aligned = arena[-arena.ctypes.data % ALIGNMENT :]

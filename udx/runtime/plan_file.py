@@ -15,6 +15,8 @@ from udx.errors import UdxError
 from udx.files import read_json, sha256_of
 from udx.manifest import Manifest
 from udx.runtime.cuda_driver import CudaDevice
+from udx.runtime.graph import Structure, require_structure
+from udx.runtime.onnx_file import expected_inputs, expected_outputs
 from udx.tensors import TensorSpec
 
 FORMAT: Final = "udx-tensorrt-plan/1"
@@ -50,14 +52,19 @@ class EngineKey:
 class PlanRecord:
     """What stands beside a plan.
 
-    ``plugins`` maps each node of domain ``udx`` to its plugin. ``device_memory_bytes`` is what the engine
-    needs while it runs, weights not counted; ``built`` is the time in UTC, ``manifest`` the detector's.
+    ``structure`` is that of the ONNX file. ``plugins`` maps each node of domain ``udx`` to its plugin.
+    ``device_memory_bytes`` is what the engine needs while it runs, weights not counted; ``built`` is the time in UTC,
+    ``manifest`` the detector's.
+
+    Raises:
+        ValueError: the key is that of another structure.
     """
 
     key: EngineKey
     sha256: str
     bytes: int
     onnx_sha256: str
+    structure: Structure
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: int
@@ -69,6 +76,10 @@ class PlanRecord:
     manifest: dict[str, Any]
     backend: str = "tensorrt"
     format: str = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.structure.sha256 != self.key.structure_sha256:
+            raise ValueError("its key is that of another graph")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,15 @@ class PlanFile:
 def record_path(plan: Path) -> Path:
     """Where the record of a plan is."""
     return plan.with_name(plan.name + ".json")
+
+
+def has_record(path: Path) -> bool:
+    """Whether a record stands beside a file, so that the file is a plan."""
+    try:
+        value = read_json(record_path(path))
+    except UdxError:
+        return False
+    return isinstance(value, dict) and value.get("format") == FORMAT
 
 
 def read_plan(path: Path) -> PlanFile:
@@ -104,7 +124,16 @@ def read_plan(path: Path) -> PlanFile:
     record = from_plain(PlanRecord, value, str(beside))
     if size > MAX_PLAN_BYTES or size != record.bytes or sha256_of(path) != record.sha256:
         raise UdxError(f"{path} is not the plan that {beside.name} describes; copy both again or build it again")
-    return PlanFile(path, record, Manifest.from_json(json.dumps(record.manifest), str(beside)))
+    manifest = Manifest.from_fields(record.manifest, str(beside))
+    require_structure(record.structure, manifest, beside)
+    for what, given, expected in (
+        ("inputs", record.inputs, expected_inputs(manifest)),
+        ("outputs", record.outputs, expected_outputs(manifest)),
+    ):
+        if set(given) != set(expected):  # engines list their tensors in any order
+            odd = min(str(spec) for spec in set(given) ^ set(expected))
+            raise UdxError(f"{beside} and its manifest do not agree on the {what}, as {odd}; build the plan again")
+    return PlanFile(path, record, manifest)
 
 
 def require_runnable(plan: PlanFile, tensorrt: str, device: CudaDevice) -> None:
