@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from udx.data.frame import Annotations, Sample
-from udx.data.inputs import input_shapes, inputs_of
+from udx.data.inputs import CALIBRATION, calibration_inputs, input_shapes, inputs_of, sensor_inputs
 from udx.data.spec import CameraSpec, LidarSpec, SensorSpec
+from udx.errors import UdxError
 from udx.geometry import BevGrid, CameraRig, Frustum, pooling_plan
 
 FRUSTUM = Frustum(image_height_px=32, image_width_px=64, stride_px=16, depth_min_m=1, depth_step_m=1, depth_bins=4)
@@ -47,3 +50,25 @@ def test_geometry_is_the_rigs_own_plan():
     assert np.array_equal(tensors["pool_index"], plan.point_index_P)
     assert np.array_equal(tensors["pool_offsets"], plan.cell_offsets)
     assert plan.num_pooled > 0
+
+
+def test_calibration_is_apart_from_what_every_frame_brings():
+    whole = inputs_of(sample(), SPEC)
+    assert set(sensor_inputs(sample(), SPEC)) == set(whole) - set(CALIBRATION)
+    # The rig's cameras may come in any order, and with others between them.
+    other = CameraRig(("B", "C", "A"), RIG.intrinsics_N33[[1, 0, 0]], RIG.ego_T_cam_N44[[1, 1, 0]])
+    for rig in (RIG, other):
+        calibration = calibration_inputs(rig, SPEC)
+        assert tuple(calibration) == CALIBRATION
+        for name, tensor in calibration.items():
+            np.testing.assert_array_equal(tensor, whole[name])
+
+
+def test_rigs_that_cannot_be_used():
+    with pytest.raises(UdxError, match=r"there is no camera B, only A\); calibrate the cameras again"):
+        calibration_inputs(RIG.select(("A",)), SPEC)
+    flat = CameraRig(RIG.names, np.zeros((2, 3, 3)), RIG.ego_T_cam_N44)
+    with pytest.raises(UdxError, match=r"the rig cannot be used \(Singular matrix\)"):
+        calibration_inputs(flat, SPEC)
+    with pytest.raises(UdxError, match="has no cameras, so it takes no rig"):
+        calibration_inputs(RIG, dataclasses.replace(SPEC, camera=None))

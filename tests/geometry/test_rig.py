@@ -74,3 +74,12 @@ def test_what_is_no_rig():
         CameraRig(("A", "B"), good.intrinsics_N33, good.ego_T_cam_N44)
     with pytest.raises(ValueError, match="ego_T_cam must be finite"):
         CameraRig(("A",), good.intrinsics_N33, good.ego_T_cam_N44 * np.nan)
+
+
+def test_cameras_are_selected_by_name():
+    two = rig(0.0, 1.0)
+    turned = two.select(("CAM1", "CAM0"))
+    assert turned.names == ("CAM1", "CAM0")
+    np.testing.assert_array_equal(turned.ego_T_cam_N44, two.ego_T_cam_N44[::-1])
+    with pytest.raises(ValueError, match="there is no camera CAM2, only CAM0, CAM1"):
+        two.select(("CAM0", "CAM2"))

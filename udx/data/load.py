@@ -58,9 +58,9 @@ def load_images(keyframe: KeyFrame, camera: CameraSpec, change: Augmentation) ->
     missing = [name for name in camera.names if name not in names]
     if missing:
         raise UdxError(f"keyframe {keyframe.token} has no camera {missing[0]}; it has {', '.join(names)}")
-    order = [names.index(name) for name in camera.names]
-    loaded = [load_image(keyframe.image_paths[at], target, change.image(slot)) for slot, at in enumerate(order)]
-    rig = CameraRig(camera.names, keyframe.rig.intrinsics_N33[order], keyframe.rig.ego_T_cam_N44[order])
+    paths = [keyframe.image_paths[names.index(name)] for name in camera.names]
+    loaded = [load_image(path, target, change.image(slot)) for slot, path in enumerate(paths)]
+    rig = keyframe.rig.select(camera.names)
     new_T_old_N33 = np.stack([new_T_old for _, new_T_old in loaded])
     return np.stack([image for image, _ in loaded]), rig.with_image_transforms(new_T_old_N33)
 

@@ -29,6 +29,18 @@ class CameraRig:
         require_finite("intrinsics", self.intrinsics_N33)
         require_finite("ego_T_cam", self.ego_T_cam_N44)
 
+    def select(self, names: tuple[str, ...]) -> "CameraRig":
+        """Return the cameras of these names, in their order.
+
+        Raises:
+            ValueError: there is none of such a name.
+        """
+        missing = [name for name in names if name not in self.names]
+        if missing:
+            raise ValueError(f"there is no camera {missing[0]}, only {', '.join(self.names)}")
+        order = [self.names.index(name) for name in names]
+        return CameraRig(names, self.intrinsics_N33[order], self.ego_T_cam_N44[order])
+
     def with_image_transforms(self, new_T_old_N33: FloatArray) -> "CameraRig":
         """Return the rig after each image was warped by ``new_T_old`` on homogeneous pixel coordinates."""
         return replace(self, intrinsics_N33=new_T_old_N33 @ self.intrinsics_N33)

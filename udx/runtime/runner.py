@@ -9,8 +9,9 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from udx.data.detections import Detections
-from udx.data.inputs import Tensors
+from udx.data.inputs import CALIBRATION, Tensors, calibration_inputs
 from udx.errors import UdxError
+from udx.geometry import CameraRig
 from udx.manifest import Manifest
 from udx.tensors import TensorSpec
 
@@ -29,6 +30,7 @@ class Runner(ABC):
         self.manifest = manifest
         self.inputs = inputs
         self.outputs = outputs
+        self._calibration: Tensors = {}
 
     @property
     @abstractmethod
@@ -41,7 +43,7 @@ class Runner(ABC):
 
     @abstractmethod
     def _infer(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        """Run one frame whose tensors were checked."""
+        """Run one frame whose tensors were checked, in the order of ``inputs``."""
 
     @abstractmethod
     def _deactivate(self) -> None:
@@ -72,14 +74,33 @@ class Runner(ABC):
     ) -> None:
         self.deactivate()
 
+    def set_rig(self, rig: CameraRig) -> None:
+        """Take a calibration, for every frame from now on that does not bring its own ``CALIBRATION``.
+
+        The engine stays as it is, and so does what ``activate`` took; the calibration outlives ``deactivate``.
+        ``rig`` has intrinsics at the network's image size, as the manifest's has, and the cameras in any order.
+
+        Raises:
+            UdxError: the detector has no cameras, the rig lacks one of them, or an intrinsic matrix has no inverse.
+        """
+        held = calibration_inputs(rig, self.manifest.spec)
+        for tensor in held.values():
+            tensor.flags.writeable = False
+        self._calibration = held
+
     def infer(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         """Run one frame: ``boxes`` (K, 9), ``scores`` (K,) and ``labels`` (K,), as the engine ranks them.
+
+        After ``set_rig`` a frame may leave out both tensors of ``CALIBRATION``.
 
         Raises:
             UdxError: an input is missing, unknown, or of another shape or dtype; or the backend failed.
         """
+        # One half of a pooling plan means nothing beside the other half of another.
+        if not tensors.keys() & set(CALIBRATION):
+            tensors = {**tensors, **self._calibration}
         self._require_inputs(tensors)
-        return self._infer(tensors)
+        return self._infer({spec.name: tensors[spec.name] for spec in self.inputs})
 
     def detect(self, tensors: Tensors) -> Detections:
         """Run one frame and check what came out.
@@ -92,6 +113,10 @@ class Runner(ABC):
             return Detections(boxes_K9=outputs["boxes"], scores_K=outputs["scores"], labels_K=outputs["labels"])
         except ValueError as error:
             raise UdxError(f"{self.path} gave no usable boxes ({error}); check how it was exported") from error
+
+    def _is_held(self, name: str, tensor: NDArray[Any]) -> bool:
+        """Whether a tensor is that of ``set_rig``: while it is the same object, its values are the same."""
+        return tensor is self._calibration.get(name)
 
     def _require_inputs(self, tensors: Tensors) -> None:
         wanted = {spec.name for spec in self.inputs}
