@@ -1,7 +1,8 @@
-"""From a file to a runner."""
+"""From a file, or the folder of a run, to a runner."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from udx.errors import UdxError
 from udx.runtime.engine_file import read_engine
@@ -11,28 +12,59 @@ from udx.runtime.partitioned import PartitionedFile
 from udx.runtime.partitioned_runner import PartitionedRunner
 from udx.runtime.plan_file import PlanFile
 from udx.runtime.runner import Runner
+from udx.runtime.torch_runner import TorchRunner
 
-BACKENDS: Final = ("auto", "onnxruntime", "onnxruntime-cuda")
+Source = TypeVar("Source")
+
+_ONNX: Final[Mapping[str, Callable[[OnnxFile, int | None], Runner]]] = {
+    "onnxruntime": lambda file, threads: OnnxRuntimeRunner(file, "cpu", threads),
+    "onnxruntime-cuda": lambda file, threads: OnnxRuntimeRunner(file, "cuda", threads),
+}
+_RUN: Final[Mapping[str, Callable[[Path, int | None], Runner]]] = {
+    "torch": lambda folder, threads: TorchRunner(folder, "cpu", threads),
+    "torch-cuda": lambda folder, threads: TorchRunner(folder, "cuda", threads),
+    "torch-compile": lambda folder, threads: TorchRunner(folder, "cpu", threads, compiled=True),
+    "torch-compile-cuda": lambda folder, threads: TorchRunner(folder, "cuda", threads, compiled=True),
+}
+
+BACKENDS: Final = ("auto", *_ONNX, *_RUN)
 
 
 def open_engine(path: Path, backend: str = "auto", threads: int | None = None) -> Runner:
-    """Open an engine file with the backend that its content asks for.
+    """Open an engine file, or the folder of a run, with the backend that its content asks for.
 
-    ``auto`` runs ONNX files in ONNX Runtime on the CPU; ``onnxruntime-cuda`` on the GPU. Plans run on what they were
-    built for. ``threads`` bounds the CPU threads of one operator; without it the backend decides.
+    ``auto`` runs ONNX files in ONNX Runtime on the CPU and runs in torch on the CPU: on a GPU only if that is asked
+    for. Plans run on what they were built for. ``threads`` bounds the CPU threads of one operator; without it the
+    backend decides.
 
     Raises:
-        UdxError: the file is missing, damaged, or of a kind that no backend here reads.
+        UdxError: the file is missing, damaged, or of a kind that the backend does not run.
     """
     if backend not in BACKENDS:
         raise UdxError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if path.is_dir():
+        return _chosen(_RUN, backend, f"{path} is a run")(path, threads)
     match read_engine(path):
         case OnnxFile() as file:
-            return OnnxRuntimeRunner(file, provider="cuda" if backend == "onnxruntime-cuda" else "cpu", threads=threads)
+            return _chosen(_ONNX, backend, f"{path} is an ONNX file")(file, threads)
         case PartitionedFile() as file:
-            if backend == "onnxruntime-cuda":
-                said = f"{path} is a partitioned plan, which runs on what it was built for"
-                raise UdxError(f"{said}; leave --backend out")
-            return PartitionedRunner(file, threads=threads)
-        case PlanFile():
-            raise UdxError(f"{path} is a TensorRT plan; udx reads ONNX engines: give the file that udx export wrote")
+            _require_unasked(backend, f"{path} is a partitioned plan")
+            return PartitionedRunner(file, threads)
+        case PlanFile() as file:
+            raise UdxError(
+                f"{file.path} is a TensorRT plan; udx reads ONNX engines: give the file that udx export wrote"
+            )
+
+
+def _chosen(
+    openers: Mapping[str, Callable[[Source, int | None], Runner]], backend: str, what: str
+) -> Callable[[Source, int | None], Runner]:
+    """The backend that was asked for, or else the first."""
+    if backend != "auto" and backend not in openers:
+        raise UdxError(f"{what}, which {backend} does not run; choose one of {', '.join(openers)}")
+    return openers[next(iter(openers)) if backend == "auto" else backend]
+
+
+def _require_unasked(backend: str, what: str) -> None:
+    if backend != "auto":
+        raise UdxError(f"{what}, which runs on what it was built for; leave --backend out")

@@ -13,6 +13,11 @@ from udx.runtime.runner import Runner
 
 Provider = Literal["cpu", "cuda"]
 _PROVIDERS: Final[Mapping[Provider, str]] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_OPTIONS: Final[Mapping[Provider, dict[str, str]]] = {
+    "cpu": {},
+    # FP32 means FP32: coordinates and decoding do not bear TF32's 10 bits of mantissa, which is CUDA's default.
+    "cuda": {"use_tf32": "0"},
+}
 
 
 class OnnxRuntimeRunner(Runner):
@@ -72,12 +77,15 @@ def open_session(
         options.intra_op_num_threads = threads
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    if provider == "cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN as pip installs them; without those, the system's are found as ever
     try:
-        session = ort.InferenceSession(model, options, providers=[wanted])
+        session = ort.InferenceSession(model, options, providers=[(wanted, _OPTIONS[provider])])
     except Exception as error:  # onnxruntime's own classes derive from Exception directly
         raise UdxError(f"ONNX Runtime refuses {source} ({first_line(error)}); export it again") from error
     if session.get_providers()[0] != wanted:
         raise UdxError(f"ONNX Runtime cannot start {wanted} on this machine; check the driver and CUDA libraries")
+    session.disable_fallback()  # a failing GPU is an error, not a reason to go on elsewhere
     return session
 
 
