@@ -131,17 +131,43 @@ def evaluate(run_folder: Path | None, engine: Path | None, json_file: Path | Non
 @click.option("--student", type=MODALITY, required=True, help="Sensors of the detector to export.")
 @click.option("--run", "run_folder", type=FOLDER, help="Run to export  [default: the newest of that student]")
 @click.option("--out", type=FILE, default=Path("student.onnx"), show_default=True, help="ONNX file to write.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16: but for geometry, coordinates and decoding.",
+)
+@click.option("--dynamic", multiple=True, metavar="NAME", help="Dimension to leave open: points; repeatable.")
 @JSON
-def export(student: str, run_folder: Path | None, out: Path, json_file: Path | None) -> None:
+def export(student: str, run_folder: Path | None, out: Path, json_file: Path | None, **variant: Any) -> None:
     """Write a student as one ONNX file: no teacher, adapter or loss in it."""
     from udx.console import say
     from udx.export.onnx_export import export_student
     from udx.files import write_json
 
-    exported = export_student(student, run_folder, out)
+    exported = export_student(student, run_folder, out, **variant)
     if json_file:
         write_json(json_file, exported.to_json())
     say(exported.summary())
+
+
+@main.command(name="check")
+@click.argument("file", type=FILE)
+@JSON
+def check_file(file: Path, json_file: Path | None) -> None:
+    """Tell what is in FILE, an ONNX file that udx export wrote, and what each backend will do with it."""
+    from udx.check.description import describe
+    from udx.check.show import show
+    from udx.console import ticking
+    from udx.doctor.examine import examine
+    from udx.files import write_json
+
+    with ticking("asking the backends") as tick:
+        description = describe(file, lambda: examine(tick))
+    if json_file:
+        write_json(json_file, description.to_json())
+    show(description)
 
 
 @main.command()

@@ -1,9 +1,9 @@
 """The diagnosis on a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from udx.console import say, table
-from udx.doctor.diagnosis import Answer, Diagnosis
+from udx.doctor.diagnosis import Answer, Backend, Diagnosis, Library
 
 
 def show(diagnosis: Diagnosis) -> None:
@@ -43,12 +43,17 @@ def machine_lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def cures(diagnosis: Diagnosis) -> Iterator[str]:
+    """As ``cures_of``, for everything that was diagnosed."""
+    return cures_of(diagnosis.backends, diagnosis.libraries)
+
+
+def cures_of(backends: Iterable[Backend], libraries: Iterable[Library] = ()) -> Iterator[str]:
     """Everything that does not work, why, and the commands that mend it; what has one cause is said once."""
     subjects: dict[Answer, list[str]] = {}
-    for backend in diagnosis.backends:
+    for backend in backends:
         for what, answer in (("build", backend.build), ("run", backend.run)):
             subjects.setdefault(answer, []).append(f"{what} {backend.name}")
-    for library in diagnosis.libraries:
+    for library in libraries:
         subjects.setdefault(library.works, []).append(f"use {library.name} ({library.needed_for})")
     for answer, names in subjects.items():
         if answer.verdict != "yes":

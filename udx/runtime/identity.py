@@ -57,11 +57,16 @@ def identify(path: Path) -> Identity:
     Raises:
         UdxError: as ``read_engine``.
     """
-    manifest, structure = _contents(read_engine(path))
+    return identity_of(read_engine(path))
+
+
+def identity_of(file: EngineFile) -> Identity:
+    """Identify an engine whose file was read."""
+    manifest, structure = _contents(file)
     return Identity(
-        file=path.name,
-        bytes=path.stat().st_size,
-        sha256=sha256_of(path),
+        file=file.path.name,
+        bytes=file.path.stat().st_size,
+        sha256=sha256_of(file.path),
         manifest=manifest,
         structure=structure,
     )

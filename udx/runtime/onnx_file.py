@@ -59,6 +59,18 @@ def read_onnx(path: Path) -> OnnxFile:
     return OnnxFile(path, model, manifest, inputs, outputs)
 
 
+def with_weights_inside(file: OnnxFile) -> "onnx.ModelProto":
+    """The model of a checked file with all its weights: itself if none are beside it."""
+    import onnx
+
+    if not any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(file.model)):
+        return file.model
+    whole = onnx.ModelProto()
+    whole.CopyFrom(file.model)
+    onnx.load_external_data_for_model(whole, str(file.path.resolve().parent))
+    return whole
+
+
 def require_segment(
     content: bytes, source: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> None:
