@@ -5,6 +5,7 @@ own as default, which tells them apart in JSON.
 """
 
 import dataclasses
+import functools
 import inspect
 import json
 import types
@@ -61,13 +62,17 @@ def with_override(config: T, assignment: str) -> T:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
+    if kind in (bool, int, str):  # nearly all fields, so they come first
+        if type(value) is not kind:
+            raise TypeError(f"expected {kind.__name__}, not {value!r}")
+        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise TypeError(f"expected fields of {kind.__name__}, not {value!r}")  # type: ignore[union-attr]
         if inspect.isabstract(kind):
             return _build(_member(typing.cast(type, kind), value), value, where)
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         unknown = sorted(set(value) - {field.name for field in dataclasses.fields(kind)})
         if unknown:
             raise TypeError(f"unknown field {unknown[0]!r} of {kind.__name__}")  # type: ignore[union-attr]
@@ -81,10 +86,14 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{value!r} is not one of {', '.join(map(repr, arguments))}")
         return value
     if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"expected a list, not {value!r}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_build(item, part, where) for item, part in zip(kinds, value, strict=True))
     if origin in (dict, Mapping):
-        return {str(key): _build(arguments[1], item, where) for key, item in dict(value).items()}
+        if not isinstance(value, Mapping):
+            raise TypeError(f"expected names with values, not {value!r}")
+        return {str(key): _build(arguments[1], item, where) for key, item in value.items()}
     if kind is Any:
         return value
     if kind is float and type(value) in (int, float):
@@ -92,6 +101,12 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise TypeError(f"expected {kind.__name__}, not {value!r}")
     return value
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Types of a dataclass's fields; there are as many of these as there are classes."""
+    return typing.get_type_hints(kind)
 
 
 def _member(family: type, value: dict[str, Any]) -> type:

@@ -34,7 +34,7 @@ def test_a_good_file_is_read(make_engine) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UdxError, match=r"cannot read engine .*no.onnx: No such file"):
         open_engine(tmp_path / "no.onnx")
-    with pytest.raises(UdxError, match="cannot read engine"):
+    with pytest.raises(UdxError, match="there is no checkpoint"):
         open_engine(tmp_path)
 
 

@@ -148,6 +148,15 @@ def test_segments_are_checked_like_any_onnx_file(plan):
     huge.CopyFrom(model)
     huge.graph.initializer.add(name="huge", data_type=1, dims=[2**35])
     refused(huge.SerializeToString(), "GiB; do not trust it")
+    grown = onnx.ModelProto()
+    grown.CopyFrom(model)
+    grown.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2**36]), "length"))
+    grown.graph.node.append(onnx.helper.make_node("ConstantOfShape", ["length"], ["zeros"]))
+    refused(grown.SerializeToString(), r"declares zeros float32\[68719476736\], 256 GiB; do not trust it")
+    calling = onnx.ModelProto()
+    calling.CopyFrom(model)
+    calling.functions.add(name="more", domain="udx")
+    refused(calling.SerializeToString(), "holds functions, which no segment does; do not trust it")
 
 
 def test_more_memory_than_there_is_is_one_sentence(plan, monkeypatch):

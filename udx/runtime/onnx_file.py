@@ -77,18 +77,22 @@ def require_segment(
     """Check the ONNX model of a plan's segment, which has all its weights inside; ``source`` names it in errors.
 
     Raises:
-        UdxError: it is damaged, refers to other files, or has other inputs and outputs.
+        UdxError: it is damaged, refers to other files, holds functions, computes huge tensors, or has other inputs and
+            outputs.
     """
     import onnx
 
     model = _parse(content, source)
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors_of(model)):
         raise UdxError(f"{source} wants weights from another file, which no segment does; do not trust it")
+    if model.functions:
+        raise UdxError(f"{source} holds functions, which no segment does; do not trust it")
     _require_bounded_tensors(model, source)
     _require_valid(content, source)
     found = (tuple(map(tensor_spec, values)) for values in (model.graph.input, model.graph.output))
     if tuple(found) != (inputs, outputs):
         raise UdxError(f"{source} has other inputs or outputs than its plan says; build the plan again")
+    _require_bounded_activations(skeleton_of(model), source)
 
 
 def sealed(model: "onnx.ModelProto", manifest: Manifest) -> Manifest:
@@ -245,13 +249,17 @@ def _require_its_graph(model: "onnx.ModelProto", manifest: Manifest, path: Path)
 def _require_its_tensors(model: "onnx.ModelProto", manifest: Manifest, path: Path) -> None:
     """Refuse a graph that computes huge tensors from small ones, or in other types than its manifest says."""
     skeleton = skeleton_of(model, manifest.dynamic)
+    _require_bounded_activations(skeleton, path)
+    require_precision(with_shapes(skeleton).graph, manifest.precision, path)
+
+
+def _require_bounded_activations(skeleton: "onnx.ModelProto", source: Path | str) -> None:
     try:
-        graph = with_shapes(skeleton).graph
         inlined = known_tensors(with_shapes(skeleton, inline=True).graph)
     except Exception as error:  # RuntimeError, InferenceError and others from C++
-        raise UdxError(f"{path} is not a valid ONNX model ({_first_line(error)}); export it again") from error
-    require_precision(graph, manifest.precision, path)
-    _require_bounded(path, tuple(spec for spec in inlined.values() if not spec.dtype.startswith(("unknown", "object"))))
+        raise UdxError(f"{source} is not a valid ONNX model ({_first_line(error)}); export it again") from error
+    computed = tuple(spec for spec in inlined.values() if not spec.dtype.startswith(("unknown", "object")))
+    _require_bounded(source, computed)
 
 
 def _manifest_of(model: "onnx.ModelProto", path: Path) -> Manifest:
