@@ -131,7 +131,7 @@ def measure(export: Export, data: Dataset, *, against: Export | None) -> BenchRe
             against=against.path if against else None,
             frames=keyframe_frames(keyframes, export.manifest),
             frames_are=f"{len(keyframes)} keyframes of split {data.val_split}",
-            protocol=Protocol(warmup=4, blocks=30 if against else 8, frames=4),
+            protocol=Protocol(warmup=4, blocks=30 if against else 8, max_minutes=1),
             progress=lambda done, total: tick(done, total, ""),
         )
 

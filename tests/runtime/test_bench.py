@@ -13,7 +13,7 @@ from udx.runtime.bench import bench, write_report
 from udx.runtime.measure import Protocol
 from udx.runtime.report import BenchReport, headline
 
-QUICK = Protocol(warmup=1, blocks=4, frames=2)
+QUICK = Protocol(warmup=1, blocks=4, frames=2, max_minutes=0)
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def test_one_engine(make_engine, modality: str) -> None:
         "inputs": 8,
         "network": 8,
         "end_to_end": 8,
+        "network_cpu": 8,
     }
     assert found.engine.identity.sha256 == sha256_of(path)
     whole = np.array(found.engine.inputs.samples_ms) + np.array(found.engine.network.samples_ms)
@@ -44,7 +45,11 @@ def test_two_engines_of_one_architecture(report: BenchReport) -> None:
     assert report.comparison.identical
     assert report.comparison.differences == ()
     assert report.engine.identity.sha256 != report.against.identity.sha256
-    assert report.comparison.network.ab.blocks == report.comparison.network.aa.blocks == 4
+    found = report.comparison.equivalence
+    assert found.positive is not None
+    assert found.ab.blocks == found.aa.blocks == found.positive.blocks == report.blocks == 4
+    assert report.comparison.layers is not None and report.comparison.layers.identical
+    assert "convolution" in report.comparison.about_positive
 
 
 def test_a_deeper_engine_is_another_structure(make_engine) -> None:
@@ -52,6 +57,8 @@ def test_a_deeper_engine_is_another_structure(make_engine) -> None:
     assert found.comparison is not None
     assert not found.comparison.identical
     assert "Conv: 2 against 1 nodes" in found.comparison.differences
+    assert found.comparison.layers is not None and not found.comparison.layers.identical
+    assert any("Conv" in line for line in found.comparison.layers.differences)
     assert headline(found).startswith("Different structures")
 
 
@@ -67,11 +74,15 @@ def test_json_is_plain_and_has_what_readers_rely_on(report: BenchReport, tmp_pat
         raise AssertionError(f"{constant} is not JSON")
 
     found = json.loads((tmp_path / "bench.json").read_text(), parse_constant=refuse)
-    assert found["schema"] == "udx-bench/1"
+    assert found["schema"] == "udx-bench/2"
     assert found["structure"]["identical"] is True
     assert len(set(found["structure"]["sha256"])) == 1
-    assert found["equivalence"].keys() >= {"ratio", "ci90", "margin", "verdict", "aa"}
+    assert found["equivalence"].keys() >= {"ratio", "ci90", "margin", "verdict", "aa", "positive"}
     assert found["equivalence"]["margin"] == 0.01
+    assert found["equivalence"]["positive"]["ci90"][0] <= found["equivalence"]["positive"]["ratio"]
+    assert found["equivalence_by_stage"].keys() == {"network", "network_cpu", "end_to_end"}
+    assert found["layers"]["identical"] is True and min(found["layers"]["counts"]) > 5
+    assert found["environment"]["after"]["own_s"] >= found["environment"]["before"]["own_s"]
     assert len(found["engine"]["stages"]["network"]["samples_ms"]) == 8
     assert found["engine"]["identity"]["manifest"]["checkpoint_sha256"] == "0" * 64
     assert "listing" not in found["engine"]["identity"]["structure"]
@@ -94,11 +105,25 @@ def test_frames_of_the_caller_are_timed_and_every_engine_sees_the_same(make_engi
 
         return build
 
-    found = bench(path, against=path, frames=[numbered(index) for index in range(5)], frames_are="mine", protocol=QUICK)
+    protocol = Protocol(warmup=1, blocks=4, frames=2, reopen_every=2, max_minutes=0)
+    found = bench(
+        path,
+        against=path,
+        positive=path,
+        frames=[numbered(index) for index in range(5)],
+        frames_are="mine",
+        protocol=protocol,
+    )
     assert found.frames == "mine"
-    measured = calls[3 + 3 :]  # three engines, each checked and warmed up on frame 0
-    # Each block: three visits to one half of its frames, then three to the other; frames go round.
-    assert measured == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 + [0] * 3 + [1] * 3 + [2] * 3
+    # Two openings: four engines, each checked and warmed up on frame 0, for one frame and then for three.
+    first, second = [0] * 4 + [0] * 4, [0] * 4 + [0, 1, 2] * 4
+    # Each block: four visits to one half of its frames, then four to the other; frames go round.
+    assert calls == [
+        *first,
+        *([0] * 4 + [1] * 4 + [2] * 4 + [3] * 4),
+        *second,
+        *([4] * 4 + [0] * 4 + [1] * 4 + [2] * 4),
+    ]
 
 
 def test_an_interruption_keeps_whole_blocks(make_engine) -> None:
@@ -129,3 +154,56 @@ def test_a_busy_machine_is_warned_of(make_engine, monkeypatch: pytest.MonkeyPatc
     found = module.bench(make_engine(), protocol=QUICK)
     assert any("load 7.0 on 2 cores" in line for line in found.warnings)
     assert any("'powersave'" in line for line in found.warnings)
+
+
+def test_an_engine_that_fails_midway_leaves_what_was_measured(make_engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from udx.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+    runs: list[int] = []
+    infer = OnnxRuntimeRunner._infer
+
+    def lost(self, tensors):
+        runs.append(1)
+        if len(runs) > 8:
+            raise UdxError("the GPU is lost; see its log")
+        return infer(self, tensors)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "_infer", lost)
+    found = bench(make_engine(), protocol=QUICK)
+    assert found.stopped == "the GPU is lost; see its log"
+    assert found.blocks == 3 and found.engine.network.n == 6
+    assert "The measurement ended early: the GPU is lost; see its log." in found.warnings
+    with pytest.raises(UdxError, match="GPU is lost"):  # nothing was measured at all
+        bench(make_engine(), protocol=QUICK)
+
+
+def test_without_a_positive_control_nothing_is_equivalent(make_engine) -> None:
+    lidar = make_engine(modality="lidar")  # has no convolution
+    found = bench(lidar, against=lidar, protocol=QUICK)
+    assert found.comparison is not None and found.comparison.equivalence.positive is None
+    assert found.comparison.equivalence.verdict != "equivalent"
+    assert found.to_json()["equivalence"]["positive"]["about"] == found.comparison.about_positive
+
+
+def test_a_comparison_goes_on_until_it_is_precise(make_engine) -> None:
+    """Two blocks at least; the margin is so wide that few more are needed."""
+    path = make_engine()
+    steps: list[tuple[int, int]] = []
+    protocol = Protocol(warmup=1, blocks=2, frames=2, reopen_every=2, max_minutes=0.05, margin=0.9)
+    found = bench(
+        path, against=path, protocol=protocol, progress=lambda done, total: steps.append((done, total)), threads=1
+    )
+    assert found.blocks == steps[-1][0] >= 2
+    assert found.comparison is not None
+    if found.comparison.equivalence.ab.blocks_needed(0.9) <= found.blocks:
+        assert found.complete
+
+
+def test_the_verdict_can_be_on_processor_time(make_engine) -> None:
+    path = make_engine()
+    protocol = Protocol(warmup=1, blocks=4, frames=2, max_minutes=0, clock="cpu")
+    found = bench(path, against=path, protocol=protocol)
+    assert found.comparison is not None
+    assert found.comparison.equivalence is found.comparison.stages["network_cpu"]
+    assert found.to_json()["equivalence"]["stage"] == "network_cpu"
+    assert "processor time" in headline(found)

@@ -1,37 +1,46 @@
 """``udx bench``: the latency of an engine, and whether it costs more than another."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from udx.errors import UdxError
 from udx.files import write_json, write_text
 from udx.geometry.arrays import FloatArray
+from udx.runtime.conditions import conditions
+from udx.runtime.doubts import doubts_of
 from udx.runtime.engine import open_engine
-from udx.runtime.environment import Environment, environment
-from udx.runtime.equivalence import Equivalence, judge, paired_ratio
+from udx.runtime.engine_file import read_engine
+from udx.runtime.environment import environment
+from udx.runtime.equivalence import Equivalence, Ratio, judge, paired_ratio
+from udx.runtime.extra_layer import write_with_extra_layer
 from udx.runtime.frames import Frame, generated_frame
 from udx.runtime.graph import differences
 from udx.runtime.identity import Identity, identify
+from udx.runtime.layers import Layers, layer_differences, layers_of
 from udx.runtime.measure import Measurement, Progress, Protocol, Timings, measure
-from udx.runtime.report import BenchReport, Comparison, EngineReport
+from udx.runtime.onnx_file import OnnxFile
+from udx.runtime.report import BenchReport, Comparison, EngineReport, LayerComparison
 from udx.runtime.runner import Runner
 from udx.runtime.show import bench_page
 from udx.runtime.statistics import summarise
 
-NOISY_COV: Final = 0.10
-DRIFTING: Final = 0.5
-BUSY_LOAD_PER_CORE: Final = 0.5
+EXTRA_SHARE: Final = 8.0
+"""Multiply-accumulates of the positive control's extra layer, in margins: small, and yet to be seen."""
+
+JUDGED: Final = ("network", "network_cpu", "end_to_end")
+"""The stages that two engines are compared in."""
 
 
 def bench(
     engine: Path,
     *,
     against: Path | None = None,
+    positive: Path | None = None,
     backend: str = "auto",
     threads: int | None = None,
     frames: Sequence[Frame] | None = None,
@@ -42,42 +51,52 @@ def bench(
     """Measure an engine, alone or interleaved with another that reads the same inputs.
 
     ``frames`` produce real input and are timed as stage ``inputs``; without them one frame is generated from
-    the manifest. ``frames_are`` describes them. With ``against``, ``engine`` is opened twice: its second copy
-    is the control.
+    the manifest. ``frames_are`` describes them. With ``against``, two controls are measured along: ``engine`` opened a
+    second time, and ``positive``, an engine known to cost more, or else ``engine`` with a convolution more, which can
+    be made of ONNX files only.
 
     Raises:
-        UdxError: an engine cannot be opened or run, or the two read different inputs.
+        UdxError: an engine cannot be opened or run, or they read different inputs.
     """
     protocol = protocol or Protocol()
-    before = environment()
+    machine = environment()
     identities = [identify(path) for path in (engine, against) if path]
-    paths = [engine] if against is None else [engine, engine, against]
-    runners = [open_engine(path, backend, threads) for path in paths]
-    _require_same_inputs(runners[0], runners[-1])
-    if frames is None:
-        frame, frames_are = generated_frame(runners[0].manifest, protocol.seed)
-        frames = [frame]
-    with ExitStack() as stack:
-        for runner in runners:
-            stack.enter_context(runner)
-            runner.detect(frames[0]())  # an engine that gives no boxes is not worth timing
-        measured = measure(runners, frames, protocol, progress)
-    reports = [
-        _engine_report(identity, runner, timings, protocol)
-        for identity, runner, timings in zip(
-            identities, (runners[0], runners[-1]), (measured.timings[0], measured.timings[-1]), strict=False
+    with _lineup(engine, against, positive, backend, threads, protocol) as lineup:
+        if frames is None:
+            frame, frames_are = generated_frame(lineup.engine.manifest, protocol.seed)
+            frames = [frame]
+        layers = [_layers_of(runner) for runner in (lineup.engine, lineup.against) if runner]
+        before = conditions()
+        measured = measure(
+            lineup.runners,
+            frames,
+            protocol,
+            blocks_needed=(lambda timings: _blocks_needed(timings, protocol)) if against else None,
+            progress=progress,
         )
+        after = conditions()
+    reports = [
+        EngineReport(
+            identity=identity,
+            settings=dict(runner.settings),
+            stages={name: summarise(timings.samples(name), protocol.seed) for name in timings.stages},
+            layers=made,
+        )
+        for identity, runner, timings, made in zip(identities, lineup.runners, measured.timings, layers, strict=False)
     ]
     return BenchReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        complete=measured.complete,
+        stopped=measured.stopped,
+        blocks=measured.timings[0].blocks,
         frames=frames_are,
         engine=reports[0],
         against=reports[1] if against else None,
-        comparison=_compare(identities, measured, protocol) if against else None,
-        environment=before,
+        comparison=_compare(identities, layers, measured, lineup, protocol) if against else None,
+        environment=machine,
+        before=before,
+        after=after,
         protocol=protocol,
-        warnings=_warnings(before, reports, complete=measured.complete),
+        warnings=doubts_of(machine, before, after, reports, measured.stopped),
     )
 
 
@@ -93,6 +112,59 @@ def write_report(report: BenchReport, *, json: Path | None = None, html: Path | 
         write_text(html, bench_page(report))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineup:
+    """Who is measured: the engine, and what a comparison adds; ``about_positive`` says what it is, or why it lacks."""
+
+    engine: Runner
+    against: Runner | None = None
+    control: Runner | None = None
+    positive: Runner | None = None
+    about_positive: str = ""
+
+    @property
+    def runners(self) -> list[Runner]:
+        """In the order of the fields, without those that there are not."""
+        return [runner for runner in (self.engine, self.against, self.control, self.positive) if runner]
+
+
+@contextmanager
+def _lineup(
+    engine: Path, against: Path | None, positive: Path | None, backend: str, threads: int | None, protocol: Protocol
+) -> Iterator[Lineup]:
+    """Open all; an engine that is made for the positive control lasts as long as the block."""
+    first = open_engine(engine, backend, threads)
+    if against is None:
+        yield Lineup(engine=first)
+        return
+    with tempfile.TemporaryDirectory(prefix="udx-bench-") as folder:
+        made, about = _positive_of(engine, positive, Path(folder), protocol)
+        lineup = Lineup(
+            engine=first,
+            against=open_engine(against, backend, threads),
+            control=open_engine(engine, backend, threads),
+            positive=open_engine(made, backend, threads) if made else None,
+            about_positive=about,
+        )
+        for runner in lineup.runners:
+            _require_same_inputs(first, runner)
+        yield lineup
+
+
+def _positive_of(engine: Path, positive: Path | None, folder: Path, protocol: Protocol) -> tuple[Path | None, str]:
+    """The engine for the positive control, as given or made, and what it is; or None, and why not."""
+    if positive is not None:
+        return positive, f"{positive.name}, as given"
+    if not isinstance(read_engine(engine), OnnxFile):
+        return None, "a plan cannot be changed; give an engine that is known to cost more with --positive"
+    made = folder / f"dearer-{engine.name}"
+    try:
+        layer = write_with_extra_layer(engine, made, EXTRA_SHARE * protocol.margin)
+    except UdxError as error:
+        return None, str(error)
+    return made, f"{engine.name} with {layer}"
+
+
 def _require_same_inputs(one: Runner, other: Runner) -> None:
     if one.inputs != other.inputs:
         mine, theirs = (", ".join(map(str, runner.inputs)) for runner in (one, other))
@@ -101,57 +173,55 @@ def _require_same_inputs(one: Runner, other: Runner) -> None:
         )
 
 
-def _engine_report(identity: Identity, runner: Runner, timings: Timings, protocol: Protocol) -> EngineReport:
-    return EngineReport(
-        identity=identity,
-        settings=dict(runner.settings),
-        inputs=summarise(np.concatenate(timings.inputs), protocol.seed),
-        network=summarise(np.concatenate(timings.network), protocol.seed),
-        end_to_end=summarise(np.concatenate(timings.end_to_end), protocol.seed),
-    )
+def _layers_of(runner: Runner) -> Layers | None:
+    with runner:
+        return layers_of(runner)
 
 
-def _compare(identities: Sequence[Identity], measured: Measurement, protocol: Protocol) -> Comparison:
-    first, second, other = measured.timings
+def _compare(
+    identities: Sequence[Identity],
+    layers: Sequence[Layers | None],
+    measured: Measurement,
+    lineup: Lineup,
+    protocol: Protocol,
+) -> Comparison:
     one, two = (identity.structure for identity in identities)
     return Comparison(
         identical=one.sha256 == two.sha256,
         differences=differences(one, two),
-        network=_judge(first.network, second.network, other.network, protocol),
-        end_to_end=_judge(first.end_to_end, second.end_to_end, other.end_to_end, protocol),
+        layers=_compare_layers(*layers),
+        stages={stage: _judge(measured.timings, stage, protocol) for stage in JUDGED},
+        judged=protocol.judged_stage,
+        about_positive=lineup.about_positive,
     )
 
 
-def _judge(
-    first: list[FloatArray], second: list[FloatArray], other: list[FloatArray], protocol: Protocol
-) -> Equivalence:
-    mine, control, theirs = (np.array([np.median(block) for block in blocks]) for blocks in (first, second, other))
-    ab = paired_ratio(mine, theirs, protocol.seed)
-    aa = paired_ratio(control, mine, protocol.seed)
-    return judge(ab, aa, protocol.margin)
+def _compare_layers(one: Layers | None, two: Layers | None) -> LayerComparison | None:
+    if one is None or two is None:
+        return None
+    return LayerComparison(
+        source=one.source,
+        counts=(len(one.listing), len(two.listing)),
+        sha256=(one.sha256, two.sha256),
+        differences=layer_differences(one, two),
+    )
 
 
-def _warnings(machine: Environment, reports: Sequence[EngineReport], *, complete: bool) -> tuple[str, ...]:
-    """Say what makes the figures less trustworthy."""
-    said = []
-    if not complete:
-        said.append("The measurement was interrupted: it holds fewer blocks than the protocol says.")
-    if machine.load_1min is not None and machine.load_1min > BUSY_LOAD_PER_CORE * machine.cores:
-        said.append(
-            f"The machine was busy before the start: load {machine.load_1min:.1f} on {machine.cores} cores. "
-            "Stop other programs and measure again."
-        )
-    if machine.governor not in (None, "performance"):
-        said.append(f"The CPU governor is {machine.governor!r}: clocks vary. Set it to performance.")
-    for report in reports:
-        name, network = report.identity.file, report.network
-        if network.cov > NOISY_COV:
-            said.append(
-                f"{name} is noisy: the standard deviation is {network.cov:.0%} of the mean (limit {NOISY_COV:.0%})."
-            )
-        if network.autocorrelation > DRIFTING:
-            said.append(
-                f"{name} drifts: neighbouring frames correlate by {network.autocorrelation:.2f} (limit {DRIFTING}); "
-                "the machine's speed changes while it is measured."
-            )
-    return tuple(said)
+def _judge(timings: Sequence[Timings], stage: str, protocol: Protocol) -> Equivalence:
+    ab, aa, positive = _ratios(timings, stage, protocol)
+    return judge(ab, aa, positive, protocol.margin)
+
+
+def _ratios(timings: Sequence[Timings], stage: str, protocol: Protocol) -> tuple[Ratio, Ratio, Ratio | None]:
+    """Of timings in the order of ``Lineup.runners``: engine / against, control / engine, positive / engine."""
+    mine, theirs, control, *dearer = (timing.medians(stage) for timing in timings)
+
+    def ratio(one: FloatArray, other: FloatArray) -> Ratio:
+        return paired_ratio(one, other, protocol.seed, together=protocol.reopen_every)
+
+    return ratio(mine, theirs), ratio(control, mine), ratio(dearer[0], mine) if dearer else None
+
+
+def _blocks_needed(timings: Sequence[Timings], protocol: Protocol) -> int:
+    ab, aa, _ = _ratios(timings, protocol.judged_stage, protocol)
+    return max(ratio.blocks_needed(protocol.margin) for ratio in (ab, aa))

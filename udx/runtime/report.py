@@ -4,88 +4,179 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
+from udx.data.evaluation import Metrics
 from udx.manifest import Manifest
+from udx.runtime.conditions import Conditions, interference
 from udx.runtime.environment import Environment
-from udx.runtime.equivalence import Equivalence
+from udx.runtime.equivalence import Equivalence, Ratio
 from udx.runtime.identity import Identity
+from udx.runtime.layers import Layers
 from udx.runtime.measure import Protocol
 from udx.runtime.statistics import Summary
 
-SCHEMA: Final = "udx-bench/1"
+SCHEMA: Final = "udx-bench/2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """nuScenes' metrics of the measured file itself, on a split of a dataroot."""
+
+    data: str
+    split: str
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """One engine: what it is, how it was run, and the latency of each stage.
+    """One engine: what it is, what its backend made of it, and the latency of each stage.
 
-    ``inputs`` is everything before the network (decoding, resizing, pooling plan), ``network`` the runner's
-    ``infer``, normalisation to decoded boxes; ``end_to_end`` their sum per frame.
+    ``stages`` has ``inputs``, which is everything before the network (decoding, resizing, pooling plan), ``network``,
+    the runner's ``infer`` from normalisation to decoded boxes, ``end_to_end``, their sum per frame, ``network_cpu``,
+    the processor time of the network, and whatever parts of the network the runner tells.
     """
 
     identity: Identity
     settings: dict[str, str | int | None]
-    inputs: Summary
-    network: Summary
-    end_to_end: Summary
+    stages: dict[str, Summary]
+    layers: Layers | None
+    accuracy: Accuracy | None = None
 
     @property
-    def stages(self) -> dict[str, Summary]:
-        """The three summaries by name."""
-        return {"inputs": self.inputs, "network": self.network, "end_to_end": self.end_to_end}
+    def inputs(self) -> Summary:
+        """Before the network."""
+        return self.stages["inputs"]
+
+    @property
+    def network(self) -> Summary:
+        """The network itself, boxes decoded."""
+        return self.stages["network"]
+
+    @property
+    def end_to_end(self) -> Summary:
+        """Both."""
+        return self.stages["end_to_end"]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        stages = {name: dataclasses.asdict(summary) for name, summary in self.stages.items()}
-        return {"identity": self.identity.to_json(), "settings": dict(self.settings), "stages": stages}
+        """Plain values; of the layers their number and hash."""
+        layers = self.layers
+        accuracy = self.accuracy
+        return {
+            "identity": self.identity.to_json(),
+            "settings": dict(self.settings),
+            "layers": layers and {"source": layers.source, "count": len(layers.listing), "sha256": layers.sha256},
+            "accuracy": accuracy and {"data": accuracy.data, "split": accuracy.split} | accuracy.metrics.to_json(),
+            "stages": {name: dataclasses.asdict(summary) for name, summary in self.stages.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerComparison:
+    """What the backend made of two engines: its layers, their number and hash, and in what they differ."""
+
+    source: str
+    counts: tuple[int, int]
+    sha256: tuple[str, str]
+    differences: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether the backend runs the same layers with the same kernels."""
+        return self.sha256[0] == self.sha256[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The engine against another: equal structure or not, and equal cost or not or unknown."""
+    """The engine against another in three layers: structure, the backend's layers, and cost.
+
+    ``layers`` is None where the backend does not tell. ``stages`` has a verdict on each stage, ``judged`` names the
+    one that counts. ``about_positive`` says what the positive control is, or why there is none.
+    """
 
     identical: bool
     differences: tuple[str, ...]
-    network: Equivalence
-    end_to_end: Equivalence
+    layers: LayerComparison | None
+    stages: dict[str, Equivalence]
+    judged: str
+    about_positive: str
+
+    @property
+    def equivalence(self) -> Equivalence:
+        """The verdict that counts: on the stage that distillation could have changed."""
+        return self.stages[self.judged]
 
     def to_json(self, shas: tuple[str, str]) -> dict[str, Any]:
-        """Plain values; the verdict is on the network, the stage that distillation could have changed."""
+        """Plain values."""
+        layers = self.layers
         return {
             "structure": {"identical": self.identical, "sha256": list(shas), "differences": list(self.differences)},
-            "equivalence": _equivalence_json(self.network),
-            "end_to_end": _equivalence_json(self.end_to_end),
+            "layers": layers and dataclasses.asdict(layers) | {"identical": layers.identical},
+            "equivalence": self._equivalence_json(self.judged) | {"stage": self.judged},
+            "equivalence_by_stage": {stage: self._equivalence_json(stage) for stage in self.stages},
+        }
+
+    def _equivalence_json(self, stage: str) -> dict[str, Any]:
+        """Ratios are engine / against, of the controls second copy / engine and dearer engine / engine."""
+        found = self.stages[stage]
+        ab, aa, positive = (_ratio_json(ratio) for ratio in (found.ab, found.aa, found.positive))
+        return {
+            **(ab or {}),
+            "margin": found.margin,
+            "verdict": found.verdict,
+            "reason": found.reason,
+            "aa": aa,
+            "positive": (positive or {"ratio": None, "ci90": None}) | {"about": self.about_positive},
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchReport:
-    """Everything that ``udx bench`` says. ``frames`` describes the input, ``created`` is UTC in ISO 8601."""
+    """Everything that ``udx bench`` says.
+
+    ``created`` is UTC in ISO 8601, ``stopped`` why the measurement ended early, if it did, ``blocks`` how many were
+    measured, ``frames`` describes the input, ``before`` and ``after`` the machine then.
+    """
 
     created: str
-    complete: bool
+    stopped: str | None
+    blocks: int
     frames: str
     engine: EngineReport
     against: EngineReport | None
     comparison: Comparison | None
     environment: Environment
+    before: Conditions
+    after: Conditions
     protocol: Protocol
     warnings: tuple[str, ...]
 
+    @property
+    def complete(self) -> bool:
+        """Whether the measurement went on to its end."""
+        return self.stopped is None
+
     def to_json(self) -> dict[str, Any]:
         """Plain values without NaN, under a schema version; fields may be added, none changes its meaning."""
-        comparison: dict[str, Any] = {"structure": None, "equivalence": None, "end_to_end": None}
+        comparison: dict[str, Any] = dict.fromkeys(("structure", "layers", "equivalence", "equivalence_by_stage"))
         if self.comparison and self.against:
             shas = self.engine.identity.structure.sha256, self.against.identity.structure.sha256
             comparison = self.comparison.to_json(shas)
+        others = interference(self.before, self.after)
+        environment = dataclasses.asdict(self.environment) | {
+            "before": dataclasses.asdict(self.before),
+            "after": dataclasses.asdict(self.after),
+            "interference": others and dataclasses.asdict(others),
+        }
+        measured = {"blocks_measured": self.blocks, "input": self.frames, "in_flight": 1}
         return {
             "schema": SCHEMA,
             "created": self.created,
             "complete": self.complete,
+            "stopped": self.stopped,
             "engine": self.engine.to_json(),
             "against": self.against and self.against.to_json(),
             **comparison,
-            "environment": dataclasses.asdict(self.environment),
-            "protocol": dataclasses.asdict(self.protocol) | {"input": self.frames, "in_flight": 1},
+            "environment": environment,
+            "protocol": dataclasses.asdict(self.protocol) | measured,
             "warnings": list(self.warnings),
         }
 
@@ -97,9 +188,11 @@ def headline(report: BenchReport) -> str:
     if report.comparison is None or report.against is None:
         return f"{report.engine.identity.file}: {latency}; {whole.median:.2f} ms end to end"
     comparison = report.comparison
+    found = comparison.equivalence
     structure = "Identical structure" if comparison.identical else "Different structures"
-    joint = "because" if comparison.network.verdict == "cannot tell" else "that is,"
-    return f"{structure}; latency: {comparison.network.verdict}, {joint} {comparison.network.reason}."
+    what = "latency" if comparison.judged == "network" else "processor time"
+    joint = "because" if found.verdict == "cannot tell" else "that is,"
+    return f"{structure}{_said_of_layers(comparison)}; {what}: {found.verdict}, {joint} {found.reason}."
 
 
 def title_of(manifest: Manifest) -> str:
@@ -109,18 +202,13 @@ def title_of(manifest: Manifest) -> str:
     return f"{manifest.spec.modality} student, recipe {manifest.recipe}{distilled}"
 
 
-def _equivalence_json(equivalence: Equivalence) -> dict[str, Any]:
-    """Ratios are engine / against; 1 is equal cost."""
-    return {
-        "ratio": equivalence.ab.ratio,
-        "ci90": list(equivalence.ab.ci90),
-        "margin": equivalence.margin,
-        "verdict": equivalence.verdict,
-        "reason": equivalence.reason,
-        "block_ratios": list(equivalence.ab.ratios),
-        "aa": {
-            "ratio": equivalence.aa.ratio,
-            "ci90": list(equivalence.aa.ci90),
-            "block_ratios": list(equivalence.aa.ratios),
-        },
-    }
+def _said_of_layers(comparison: Comparison) -> str:
+    if comparison.layers is None:
+        return ", engine layers not told"
+    return ", identical engine layers" if comparison.layers.identical else ", different engine layers"
+
+
+def _ratio_json(ratio: Ratio | None) -> dict[str, Any] | None:
+    if ratio is None:
+        return None
+    return {"ratio": ratio.ratio, "ci90": list(ratio.ci90), "block_ratios": list(ratio.ratios)}

@@ -1,10 +1,12 @@
 """A bench report for people: a terminal table, and sections of an HTML page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from udx.runtime import html, svg
+from udx.runtime.conditions import Conditions, interference
 from udx.runtime.environment import Environment
+from udx.runtime.equivalence import Equivalence, Ratio
 from udx.runtime.report import BenchReport, Comparison, EngineReport, headline, title_of
 from udx.runtime.statistics import Summary
 
@@ -12,8 +14,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 COLUMNS = ("median", "95 % interval", "mean", "p90", "p95", "p99", "p99.9", "max", "std", "CoV")
+_STANDARD = frozenset({"inputs", "network", "end_to_end", "network_cpu"})
 _SHOWN_APART = frozenset({"backend", "version", "provider", "threads"})
 TONES: dict[str, html.Tone] = {"equivalent": "good", "different": "bad", "cannot tell": "unsure"}
+STAGE_NAMES = {"end_to_end": "end to end", "network_cpu": "network, processor time"}
 
 
 def terminal(report: BenchReport) -> "RenderableType":
@@ -22,23 +26,31 @@ def terminal(report: BenchReport) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title="Latency, ms", title_justify="left", header_style="bold")
-    grid.add_column("engine")
-    grid.add_column("stage")
-    for column in COLUMNS:
-        grid.add_column(column, justify="right")
+    lines: list[RenderableType] = []
     for name, engine in _engines(report).items():
-        for stage, summary in engine.stages.items():
-            grid.add_row(name if stage == "inputs" else "", stage.replace("_", " "), *_cells(summary))
-        grid.add_section()
-    lines: list[RenderableType] = [grid]
+        grid = Table(title=f"{name}: latency, ms", title_justify="left", header_style="bold")
+        grid.add_column("")
+        for stage in engine.stages:
+            grid.add_column(stage_name(stage), justify="right")
+        cells = [_cells(summary) for summary in engine.stages.values()]
+        for column, row in zip(COLUMNS, zip(*cells, strict=True), strict=True):
+            grid.add_row(column, *row)
+        lines.append(grid)
     style = "bold"
     if report.comparison:
-        style = {"good": "bold green", "bad": "bold red"}.get(TONES[report.comparison.network.verdict], "bold yellow")
-        lines += [Text(f"differs: {line}") for line in report.comparison.differences[:8]]
+        style = {"good": "bold green", "bad": "bold red"}.get(_tone(report.comparison), "bold yellow")
+        lines += [_proof(report.comparison), *(Text(f"differs: {line}") for line in report.comparison.differences[:8])]
+    for name, engine in _engines(report).items():
+        if engine.accuracy:
+            lines.append(Text(f"{name}: {_accuracy_line(engine)}"))
     lines.append(Text(headline(report), style=style))
     lines += [Text(f"Warning: {line}", style="yellow") for line in report.warnings]
     return Group(*lines)
+
+
+def stage_name(stage: str) -> str:
+    """A stage in words."""
+    return STAGE_NAMES.get(stage, stage.replace("_", " "))
 
 
 def bench_page(report: BenchReport) -> str:
@@ -54,8 +66,11 @@ def bench_lead(report: BenchReport) -> str:
     """Verdict and key figures, as HTML."""
     network, whole, structure = report.engine.network, report.engine.end_to_end, report.engine.identity.structure
     low, high = network.median_ci95
+    accuracy = report.engine.accuracy
+    measured = [("mAP", accuracy.metrics.mean_ap), ("NDS", accuracy.metrics.nds)] if accuracy else []
     figures = html.tiles(
         [
+            *((name, f"{100 * value:.2f} %", f"split {accuracy.split}") for name, value in measured if accuracy),
             ("network, median", f"{network.median:.2f} ms", f"95 % interval {low:.2f} to {high:.2f}"),
             ("network, p99", f"{network.p99:.2f} ms", f"max {network.max:.2f}, n = {network.n}"),
             ("end to end, median", f"{whole.median:.2f} ms", f"{1e3 / whole.median:.1f} frames a second"),
@@ -72,14 +87,16 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
     """The report's cards, for this page or another."""
     engines = _engines(report)
     network = {name: engine.network.samples_ms for name, engine in engines.items()}
-    means = {name: {"inputs": engine.inputs.mean, "network": engine.network.mean} for name, engine in engines.items()}
+    means = {name: _parts(engine) for name, engine in engines.items()}
     sections = []
     if report.warnings:
         sections.append(html.Section("Warnings", html.bullets(report.warnings)))
     if report.comparison:
         sections += _comparison_sections(report, report.comparison)
+    if any(engine.accuracy for engine in engines.values()):
+        sections.append(html.Section("Accuracy of these files, %", _accuracy_table(engines)))
     rows = [
-        (f"{name}: {stage.replace('_', ' ')}", *_cells(summary))
+        (f"{name}: {stage_name(stage)}", *_cells(summary))
         for name, engine in engines.items()
         for stage, summary in engine.stages.items()
     ]
@@ -94,6 +111,7 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
         html.Section("Over time", order, half=True),
         html.Section("Protocol", html.facts(_protocol_facts(report)), half=True),
         html.Section("Machine", html.facts(_machine_facts(report.environment)), half=True),
+        html.Section("Before and after", _conditions_table(report.before, report.after), half=True),
         *(
             html.Section(f"Engine {name}", html.facts(_identity_facts(engine)), half=True)
             for name, engine in engines.items()
@@ -101,35 +119,78 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
     ]
 
 
+def _tone(comparison: Comparison) -> html.Tone:
+    """Good only if all three layers of the proof are."""
+    tone = TONES[comparison.equivalence.verdict]
+    same = comparison.identical and (comparison.layers is None or comparison.layers.identical)
+    return "unsure" if tone == "good" and not same else tone
+
+
 def _verdict(comparison: Comparison) -> str:
-    network = comparison.network
-    tone = TONES[network.verdict]
-    if tone == "good" and not comparison.identical:
-        tone = "unsure"
-    word = {"equivalent": "Equivalent latency", "different": "Different latency", "cannot tell": "Cannot tell"}
-    structure = "The structure is identical" if comparison.identical else "The structures differ"
-    return html.verdict(tone, word[network.verdict], f"{structure}; {network.reason}.")
+    found = comparison.equivalence
+    what = "latency" if comparison.judged == "network" else "processor time"
+    word = {"equivalent": f"Equivalent {what}", "different": f"Different {what}", "cannot tell": "Cannot tell"}
+    said = "; ".join((*(f"{layer}: {answer}" for layer, answer in _layers_of_proof(comparison)), found.reason))
+    return html.verdict(_tone(comparison), word[found.verdict], said[0].upper() + said[1:] + ".")
+
+
+def _layers_of_proof(comparison: Comparison) -> list[tuple[str, str]]:
+    """The two layers below the measurement, and what they say."""
+    layers = comparison.layers
+    told = "not told by the backend" if layers is None else "identical" if layers.identical else "different"
+    return [("structure", "identical" if comparison.identical else "different"), ("engine layers", told)]
+
+
+def _proof(comparison: Comparison) -> "RenderableType":
+    """All that the verdict rests on, as a terminal table."""
+    from rich.table import Table
+
+    grid = Table(title="Engine against the other", title_justify="left", header_style="bold")
+    for name in ("layer of the proof", "difference", "90 % interval", "verdict"):
+        grid.add_column(name, justify="left" if name == "layer of the proof" else "right")
+    for layer, answer in _layers_of_proof(comparison):
+        grid.add_row(layer, "", "", answer)
+    grid.add_section()
+    for stage, equivalence in comparison.stages.items():
+        for what, ratio in _ratios(stage, equivalence).items():
+            verdict = equivalence.verdict if ratio is equivalence.ab else ""
+            grid.add_row(what, f"{100 * (ratio.ratio - 1):+.2f} %", _interval(ratio), verdict)
+    return grid
+
+
+def _ratios(stage: str, equivalence: Equivalence) -> dict[str, Ratio]:
+    """A stage's comparison and its controls, by name."""
+    name = stage_name(stage)
+    rows = {name: equivalence.ab, f"{name}, engine twice": equivalence.aa}
+    return rows | ({f"{name}, with extra layer": equivalence.positive} if equivalence.positive else {})
+
+
+def _interval(ratio: Ratio) -> str:
+    low, high = (f"{100 * (end - 1):+.2f}" for end in ratio.ci90)
+    return f"{low} to {high}"
 
 
 def _comparison_sections(report: BenchReport, comparison: Comparison) -> Iterable[html.Section]:
-    equivalence = comparison.network
-    rows = {"engine / against": equivalence.ab, "engine / itself (control)": equivalence.aa}
+    equivalence = comparison.equivalence
+    rows = {"engine / against": equivalence.ab, "engine / itself (A/A control)": equivalence.aa}
+    if equivalence.positive:
+        rows["with extra layer / engine (positive control)"] = equivalence.positive
     plot = html.figure(
         svg.ratios_svg(rows, equivalence.margin),
-        f"Network stage: difference of the medians in each of {equivalence.ab.blocks} interleaved blocks; "
-        "bar: 90 % bootstrap interval of their median.",
+        f"{stage_name(comparison.judged).capitalize()}: difference of the medians in each of {equivalence.ab.blocks} "
+        "interleaved blocks; bar: 90 % bootstrap interval of their median.",
     )
-    yield html.Section("Does it cost more?", plot + _equivalence_table(comparison), half=True)
+    controls = html.paragraph(f"Positive control: {comparison.about_positive}.", soft=True)
+    yield html.Section("Does it cost more?", plot + _equivalence_table(comparison) + controls, half=True)
     yield html.Section("Is it the same network?", _structure_body(report, comparison), half=True)
 
 
 def _equivalence_table(comparison: Comparison) -> str:
     rows = []
-    for name, equivalence in (("network", comparison.network), ("end to end", comparison.end_to_end)):
-        for what, ratio in ((name, equivalence.ab), (f"{name}, control", equivalence.aa)):
-            low, high = (f"{100 * (end - 1):+.2f}" for end in ratio.ci90)
+    for stage, equivalence in comparison.stages.items():
+        for what, ratio in _ratios(stage, equivalence).items():
             verdict = equivalence.verdict if ratio is equivalence.ab else ""
-            rows.append((what, f"{100 * (ratio.ratio - 1):+.2f}", f"{low} to {high}", verdict))
+            rows.append((what, f"{100 * (ratio.ratio - 1):+.2f}", _interval(ratio), verdict))
     return html.table(("difference, %", "median", "90 % interval", "verdict"), rows)
 
 
@@ -142,10 +203,82 @@ def _structure_body(report: BenchReport, comparison: Comparison) -> str:
         ("parameters", f"{one.parameters:,}", f"{two.parameters:,}"),
         ("parameter bytes", f"{one.parameter_bytes:,}", f"{two.parameter_bytes:,}"),
         ("MACs", f"{one.macs:,}", f"{two.macs:,}"),
+        ("peak activation bytes", f"{one.peak_activation_bytes:,}", f"{two.peak_activation_bytes:,}"),
     ]
+    layers = comparison.layers
+    if layers:
+        (mine, theirs), (my_sha, their_sha) = layers.counts, layers.sha256
+        rows.append(("engine layers, lines", f"{mine:,}", f"{theirs:,}"))
+        rows.append(("engine layers, hash", my_sha[:12], their_sha[:12]))
     verdict = "Equal" if comparison.identical else "Not equal"
     said = html.paragraph(f"{verdict}: operators, attributes, wiring, shapes and types, whatever the weights' values.")
-    return said + html.table(("", "engine", "against"), rows) + html.bullets(comparison.differences)
+    found = html.bullets((*comparison.differences, *(layers.differences if layers else ())))
+    source = html.paragraph(
+        f"Engine layers as {layers.source} has them: fused nodes and chosen kernels."
+        if layers
+        else "The backend does not tell its layers.",
+        soft=True,
+    )
+    return said + html.table(("", "engine", "against"), rows) + found + source
+
+
+def _accuracy_table(engines: Mapping[str, EngineReport]) -> str:
+    known = {name: engine.accuracy for name, engine in engines.items() if engine.accuracy}
+    errors = list(dict.fromkeys(error for one in known.values() for error in one.metrics.tp_errors))
+    rows = [
+        (
+            name,
+            one.split,
+            f"{100 * one.metrics.mean_ap:.2f}",
+            f"{100 * one.metrics.nds:.2f}",
+            *(f"{one.metrics.tp_errors[error]:.3f}" for error in errors),
+        )
+        for name, one in known.items()
+    ]
+    return html.table(("file", "split", "mAP", "NDS", *errors), rows)
+
+
+def _accuracy_line(engine: EngineReport) -> str:
+    assert engine.accuracy is not None
+    metrics = engine.accuracy.metrics
+    return f"mAP {metrics.mean_ap:.4f}, NDS {metrics.nds:.4f} on split {engine.accuracy.split}"
+
+
+def _parts(engine: EngineReport) -> dict[str, float]:
+    """Means that add up: the inputs, and the network or what the runner tells of it."""
+    told = {name: summary.mean for name, summary in engine.stages.items() if name not in _STANDARD}
+    told.pop("enqueue", None)  # the host launches while the device computes
+    rest = engine.network.mean - sum(told.values())
+    if not told or rest < 0:
+        return {"inputs": engine.inputs.mean, "network": engine.network.mean}
+    return {"inputs": engine.inputs.mean, **told, "rest": rest}
+
+
+def _conditions_table(before: Conditions, after: Conditions) -> str:
+    rows: list[tuple[str, str, str]] = []
+
+    def row(name: str, one: object, two: object) -> None:
+        first, second = ("not known" if value in (None, "") else str(value) for value in (one, two))
+        rows.append((name, first, second))
+
+    both = (before, after)
+    row("load, 1 min", *(None if at.load_1min is None else f"{at.load_1min:.2f}" for at in both))
+    row("CPU clock, MHz", *(", ".join(f"{mhz:.0f}" for mhz in sorted(set(at.cpu_mhz))) for at in both))
+    for index, (one, two) in enumerate(zip(before.gpus, after.gpus, strict=False)):
+        for name in one.readings:
+            row(f"GPU {index} {name}", one.readings[name], two.readings.get(name))
+        row(f"GPU {index} throttled by", *(" and ".join(gpu.throttled) or "nothing" for gpu in (one, two)))
+    others = interference(before, after)
+    said = (
+        html.paragraph(
+            f"Meanwhile other programs kept {others.others_cores:.2f} cores busy, and the host of the machine took "
+            f"{others.stolen_cores:.2f}, on average.",
+            soft=True,
+        )
+        if others
+        else ""
+    )
+    return html.table(("", "before", "after"), rows) + said
 
 
 def _engines(report: BenchReport) -> dict[str, EngineReport]:
@@ -172,13 +305,29 @@ def _protocol_facts(report: BenchReport) -> list[tuple[str, str]]:
         ("input", report.frames),
         ("in flight", "one frame"),
         ("warm-up", f"{protocol.warmup} frames an engine"),
-        ("measured", f"{protocol.blocks} blocks of {protocol.frames} frames an engine, {turns}"),
-        ("margin", f"±{protocol.margin:.2%}, fixed beforehand"),
+        ("measured", f"{report.blocks} blocks of {protocol.frames} frames an engine, {turns}"),
+        *(_comparing_facts(report) if report.comparison else ()),
         ("seed", str(protocol.seed)),
         ("backend", f"{settings.get('backend')} {settings.get('version')}, {settings.get('provider')}"),
         ("threads", str(settings.get("threads") or "the backend's choice")),
         *((name.replace("_", " "), str(value)) for name, value in settings.items() if name not in _SHOWN_APART),
-        ("complete", "yes" if report.complete else "no, interrupted"),
+        ("pinned", "to no core" if protocol.core is None else f"to core {protocol.core}"),
+        ("complete", f"no: {report.stopped}" if report.stopped else "yes"),
+    ]
+
+
+def _comparing_facts(report: BenchReport) -> list[tuple[str, str]]:
+    protocol = report.protocol
+    clock = {"wall": "latency", "cpu": "processor time, which is the work and not the latency"}[protocol.clock]
+    return [
+        ("opened anew", f"all engines every {protocol.reopen_every} blocks"),
+        (
+            "ends",
+            f"after {protocol.blocks} blocks, if the intervals are narrow enough by then, else when they are or after "
+            f"{protocol.max_minutes:g} minutes",
+        ),
+        ("verdict on", clock),
+        ("margin", f"±{protocol.margin:.2%}, fixed beforehand"),
     ]
 
 

@@ -1,0 +1,70 @@
+"""What makes the figures of a measurement less trustworthy, a sentence each."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from udx.runtime.conditions import Conditions, interference
+from udx.runtime.environment import Environment
+from udx.runtime.report import EngineReport
+
+NOISY_COV: Final = 0.10
+DRIFTING: Final = 0.5
+BUSY_LOAD_PER_CORE: Final = 0.5
+OTHERS_CORES: Final = 0.2
+STOLEN_CORES: Final = 0.05
+ENQUEUE_BOUND: Final = 0.8
+"""The host's share of the device's time from which on it may be what is measured; trtexec warns from there, too."""
+
+
+def doubts_of(
+    machine: Environment, before: Conditions, after: Conditions, engines: Sequence[EngineReport], stopped: str | None
+) -> tuple[str, ...]:
+    """Say what makes the figures less trustworthy."""
+    said = [f"The measurement ended early: {stopped}."] if stopped else []
+    said += _of_the_machine(machine, before, after)
+    for engine in engines:
+        said += _of_an_engine(engine)
+    return tuple(said)
+
+
+def _of_the_machine(machine: Environment, before: Conditions, after: Conditions) -> Iterator[str]:
+    if machine.load_1min is not None and machine.load_1min > BUSY_LOAD_PER_CORE * machine.cores:
+        yield (
+            f"The machine was busy before the start: load {machine.load_1min:.1f} on {machine.cores} cores. "
+            "Stop other programs and measure again."
+        )
+    others = interference(before, after)
+    if others and others.others_cores > OTHERS_CORES:
+        yield f"Other programs took {others.others_cores:.1f} of {machine.cores} cores meanwhile; stop them."
+    if others and others.stolen_cores > STOLEN_CORES:
+        yield f"The host of this virtual machine took {others.stolen_cores:.2f} cores away meanwhile."
+    if machine.governor not in (None, "performance"):
+        yield f"The CPU governor is {machine.governor!r}: clocks vary. Set it to performance."
+    if (after.throttle_events or 0) > (before.throttle_events or 0):
+        yield "The CPU was throttled for its heat meanwhile; cool it, and measure again."
+    for index, gpu in enumerate(after.gpus):
+        if gpu.throttled:
+            yield (
+                f"GPU {index} was throttled by {' and '.join(gpu.throttled)}; cool it, raise its power limit, or lock "
+                "its clocks lower (nvidia-smi --lock-gpu-clocks)."
+            )
+    if after.gpu_processes:
+        yield f"Other programs compute on the GPU: {'; '.join(after.gpu_processes[:5])}."
+
+
+def _of_an_engine(engine: EngineReport) -> Iterator[str]:
+    name, network, stages = engine.identity.file, engine.network, engine.stages
+    if network.cov > NOISY_COV:
+        yield f"{name} is noisy: the standard deviation is {network.cov:.0%} of the mean (limit {NOISY_COV:.0%})."
+    if network.autocorrelation > DRIFTING:
+        yield (
+            f"{name} drifts: neighbouring frames correlate by {network.autocorrelation:.2f} (limit {DRIFTING}); "
+            "the machine's speed changes while it is measured."
+        )
+    if "enqueue" in stages and "compute" in stages:
+        host, device = stages["enqueue"].median, stages["compute"].median
+        if host > ENQUEUE_BOUND * device:
+            yield (
+                f"{name} is enqueue-bound: the host takes {host:.2f} ms to launch what the GPU computes in "
+                f"{device:.2f} ms; capture the frame in a CUDA graph."
+            )
