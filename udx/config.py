@@ -72,7 +72,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             raise TypeError(f"expected fields of {kind.__name__}, not {value!r}")  # type: ignore[union-attr]
         if inspect.isabstract(kind):
             return _build(_member(typing.cast(type, kind), value), value, where)
-        hints = _hints(kind)
+        hints = _hints(typing.cast(type, kind))
         unknown = sorted(set(value) - {field.name for field in dataclasses.fields(kind)})
         if unknown:
             raise TypeError(f"unknown field {unknown[0]!r} of {kind.__name__}")  # type: ignore[union-attr]
@@ -104,7 +104,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Any]:
     """Types of a dataclass's fields; there are as many of these as there are classes."""
     return typing.get_type_hints(kind)
 
