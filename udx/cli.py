@@ -104,6 +104,23 @@ def train(root: Path | None, json_file: Path | None, **request: Any) -> None:
     say(f"{run.folder}: mAP {metrics.mean_ap:.3f}, NDS {metrics.nds:.3f}")
 
 
+@main.command()
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@JSON
+def replay(run_folder: Path, json_file: Path | None) -> None:
+    """Compute the step again at which RUN broke off without a finite loss, and tell where it breaks."""
+    from udx.console import say
+    from udx.files import write_json
+    from udx.train.replay import replay as replay_run
+    from udx.train.run import Run
+
+    found = replay_run(Run(run_folder))
+    if json_file:
+        write_json(json_file, found.to_json())
+    for line in found.lines():
+        say(line)
+
+
 @main.command(name="eval")
 @click.option("--run", "run_folder", type=FOLDER, help="Run to evaluate in torch.")
 @click.option("--engine", type=FILE, help="Engine file to evaluate.")

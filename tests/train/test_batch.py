@@ -6,7 +6,7 @@ import torch
 
 from tests.tiny import tiny_detector
 from udx.data.augment import AugmentationConfig, BevAugmentation
-from udx.train.batch import EpochSampler, KeyFrames, make_loader
+from udx.train.batch import KeyFrames, make_loader
 
 TURN = AugmentationConfig(bev=BevAugmentation(mirror_y_probability=0.5, rotation_rad=(-0.5, 0.5)))
 
@@ -35,17 +35,6 @@ def test_boxes_off_the_grid_or_without_points_are_no_targets(keyframes):
     assert 0 < len(kept) < len(all_of_them)
     assert (kept[:, 0].abs() <= 25.6).all()
     assert (kept[:, 1].abs() <= 12.8).all()
-
-
-def test_an_order_can_be_taken_up_in_the_middle():
-    sampler = EpochSampler(10, seed=1)
-    sampler.begin(2, 0)
-    whole = list(sampler)
-    sampler.begin(2, 4)
-    assert list(sampler) == whole[4:]
-    assert sorted(position for position, _ in whole) == list(range(10))
-    sampler.begin(3, 0)
-    assert [position for position, _ in sampler] != [position for position, _ in whole]
 
 
 def test_without_a_seed_the_order_is_the_datasets(keyframes):

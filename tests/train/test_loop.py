@@ -162,12 +162,12 @@ def test_a_damaged_state_is_one_sentence(make_job, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_training(make_job, tmp_path, monkeypatch):
-    import udx.train.loop as loop
+    import udx.train.learner as learner
 
     def broken(*args):
         return {"heatmap": torch.tensor(float("nan"), requires_grad=True)}
 
-    monkeypatch.setattr(loop, "detection_loss", broken)
+    monkeypatch.setattr(learner, "detection_loss", broken)
     with pytest.raises(UdxError, match="loss is nan at step 1"):
         train(make_job(tmp_path / "run"))
 

@@ -72,7 +72,7 @@ def test_a_doubtful_teacher_is_announced_before_the_first_step(make_job, tmp_pat
     said: list[str] = []
     train(make_job(tmp_path / "run", "cam", epochs=1, teacher=taught, student_mAP=0.3, warn=said.append))
     assert len(said) == 1 and "(mAP 0.100) is not better than a cam student" in said[0]
-    state = torch.load(Run(tmp_path / "run").state, weights_only=True)["distiller"]
+    state = torch.load(Run(tmp_path / "run").state, weights_only=True)["learner"]["distiller"]
     assert state["objectives.feature.adapter.0.weight"].shape[2:] == (3, 3)
     assert Run(tmp_path / "run").record().teacher.mAP == 0.1
 

@@ -121,7 +121,7 @@ class BevAugmentation:
 class AugmentationConfig:
     """What training may do to a sample; the default is nothing.
 
-    ``draws``: how many different changes a sample gets, one an epoch, before they repeat; ``None``: they never do.
+    ``draws``: how many different changes a sample gets, one a turn, before they repeat; ``None``: they never do.
     """
 
     image: ImageAugmentation = field(default_factory=ImageAugmentation)
@@ -132,9 +132,9 @@ class AugmentationConfig:
         if self.draws is not None and self.draws < 1:
             raise ValueError(f"a sample needs at least one draw of its augmentation, not {self.draws}")
 
-    def draw_of(self, epoch: int) -> int:
-        """Number of the draw that an epoch replays."""
-        return epoch if self.draws is None else epoch % self.draws
+    def draw_of(self, turn: int) -> int:
+        """Number of the draw that a sample's turn, counted from 0 through all epochs, replays."""
+        return turn if self.draws is None else turn % self.draws
 
     def draw(self, generator: np.random.Generator, cameras: int) -> Augmentation:
         """Draw the augmentation of one sample of a detector with this many cameras."""

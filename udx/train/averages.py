@@ -1,21 +1,10 @@
-"""Averages over processes and over steps."""
+"""Averages over steps."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Average ``values`` over the processes of a distributed run; in a single process, return them as they are.
-
-    Every process must call it equally often. No gradient flows through it.
-    """
-    values = values.detach()
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    summed = values.clone()
-    torch.distributed.all_reduce(summed)
-    return summed / torch.distributed.get_world_size()
+from udx.processes import mean_over_processes
 
 
 class RunningMean(nn.Module):

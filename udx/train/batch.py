@@ -1,13 +1,13 @@
-"""Keyframes to batches: loading and augmentation in worker processes, replayable from seed, epoch and index."""
+"""Keyframes to batches: loading and augmentation in worker processes, replayable from seed, turn and position."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from udx.data.augment import Augmentation, AugmentationConfig
 from udx.data.depth import depth_targets
@@ -19,6 +19,7 @@ from udx.errors import UdxError
 from udx.models.detector import DetectorInputs
 from udx.train.distiller import Lessons
 from udx.train.objectives import Objects
+from udx.train.sampling import BatchShare, EpochSampler
 
 
 class Remembered(Protocol):
@@ -49,30 +50,33 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor but those of the lessons, which go where they are compared."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+    def pin_memory(self) -> "Batch":
+        """Copy every tensor but those of the lessons to where a GPU can fetch it while it computes."""
+        return self._with_each(torch.Tensor.pin_memory)
 
-        def moved_inputs(inputs: DetectorInputs) -> DetectorInputs:
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        def changed(inputs: DetectorInputs) -> DetectorInputs:
             tensors = {item.name: getattr(inputs, item.name) for item in fields(inputs)}
-            return DetectorInputs(**{name: v if v is None else moved(v) for name, v in tensors.items()})
+            return DetectorInputs(**{name: v if v is None else change(v) for name, v in tensors.items()})
 
         cameras = self.objects.pixels_T_ego_BN34
         return replace(
             self,
-            inputs=moved_inputs(self.inputs),
-            teacher_inputs=moved_inputs(self.teacher_inputs) if self.teacher_inputs else None,
+            inputs=changed(self.inputs),
+            teacher_inputs=changed(self.teacher_inputs) if self.teacher_inputs else None,
             objects=Objects(
-                [moved(boxes) for boxes in self.objects.boxes],
-                [moved(labels) for labels in self.objects.labels],
-                cameras if cameras is None else moved(cameras),
+                [change(boxes) for boxes in self.objects.boxes],
+                [change(labels) for labels in self.objects.labels],
+                cameras if cameras is None else change(cameras),
             ),
-            depth_BNhw=self.depth_BNhw if self.depth_BNhw is None else moved(self.depth_BNhw),
+            depth_BNhw=self.depth_BNhw if self.depth_BNhw is None else change(self.depth_BNhw),
         )
 
 
 class KeyFrames(Dataset[Batch]):
-    """Samples as batches of one; an index is (position, epoch), so that augmentation can be replayed."""
+    """Samples as batches of one; an index is (position, turn), so that augmentation can be replayed."""
 
     def __init__(
         self,
@@ -92,10 +96,10 @@ class KeyFrames(Dataset[Batch]):
         return len(self.keyframes)
 
     def __getitem__(self, index: tuple[int, int]) -> Batch:
-        position, epoch = index
+        position, turn = index
         keyframe, augmentation, draw = self.keyframes[position], None, 0
         if self.augmentation is not None:
-            draw = self.augmentation.draw_of(epoch)
+            draw = self.augmentation.draw_of(turn)
             generator = np.random.default_rng((self.seed, draw, position))
             augmentation = self.augmentation.draw(generator, len(keyframe.rig.names))
         loaded, sample = self._load(keyframe, self.spec, augmentation)
@@ -134,41 +138,32 @@ class KeyFrames(Dataset[Batch]):
         return DetectorInputs(**{k: torch.from_numpy(v)[None] for k, v in inputs_of(sample, spec).items()}), sample
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Every sample once an epoch, shuffled by seed and epoch; ``skip`` samples are passed over when resuming."""
-
-    def __init__(self, length: int, seed: int | None) -> None:
-        self.length, self.seed, self.epoch, self.skip = length, seed, 0, 0
-
-    def begin(self, epoch: int, skip: int) -> None:
-        """Set the epoch that the next iteration runs."""
-        self.epoch, self.skip = epoch, skip
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.seed is not None:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        return iter([(int(position), self.epoch) for position in order[self.skip :]])
-
-    def __len__(self) -> int:
-        return self.length - self.skip
-
-
 def make_loader(
-    dataset: KeyFrames, batch_size: int, workers: int, seed: int | None, drop_last: bool
+    dataset: KeyFrames,
+    batch_size: int,
+    workers: int,
+    seed: int | None,
+    drop_last: bool,
+    *,
+    positions: Sequence[int] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[DataLoader[Batch], EpochSampler]:
-    """Loader over a dataset; without a seed the order is the dataset's own."""
-    sampler = EpochSampler(len(dataset), seed)
+    """Loader over a dataset; without a seed the order is the dataset's own.
+
+    ``positions``: what an epoch consists of, by default every sample once. ``share``: which process's part, of how
+    many; ``batch_size`` is that of one process.
+    """
+    sampler = EpochSampler(range(len(dataset)) if positions is None else positions, seed)
     loader = DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=BatchShare(sampler, batch_size, share, drop_last=drop_last),
         num_workers=workers,
         collate_fn=join,
-        drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
         worker_init_fn=_one_thread,
+        # Else every new iteration would draw from the generator that training draws from.
+        generator=torch.Generator(),
     )
     return loader, sampler
 

@@ -73,11 +73,23 @@ class CheckpointRecord:
 
 
 def save_checkpoint(path: Path, detector: nn.Module, record: CheckpointRecord) -> None:
-    """Write weights and record as one file, whole or not at all."""
+    """Write weights and record as one file, whole or not at all.
+
+    Raises:
+        UdxError: the folder cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in detector.state_dict().items()}
-    write_with(path, lambda partial: save_file(tensors, partial, metadata={METADATA_KEY: record.to_json()}))
+
+    def save(partial: Path) -> None:
+        try:
+            save_file(tensors, partial, metadata={METADATA_KEY: record.to_json()})
+        except SafetensorError as error:
+            raise OSError("not all of it could be written, as when the disk is full") from error
+
+    write_with(path, save)
 
 
 def read_checkpoint(path: Path) -> tuple[CheckpointRecord, dict[str, Tensor]]:

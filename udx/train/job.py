@@ -2,23 +2,24 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from udx import processes
 from udx.config import with_override
 from udx.data.dataset import default_splits, open_or_make
-from udx.data.evaluation import Metrics, evaluate
+from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
 from udx.errors import UdxError
 from udx.files import write_json
+from udx.train.examiner import Examiner
 from udx.train.loop import Job, Progress, train
 from udx.train.methods import METHODS
-from udx.train.predict import predict
 from udx.train.recipes import RECIPES, RunConfig
 from udx.train.run import RUNS, Run, finished_runs
 
@@ -76,9 +77,13 @@ class Request:
 def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
     """Train and evaluate what was asked for; the run holds checkpoint and metrics.
 
+    Started by ``torchrun`` or ``accelerate launch``, all processes do it together, and the first one writes.
+
     Raises:
         UdxError: the recipe, a split, an override, the teacher or the start does not exist or does not fit.
     """
+    join_processes()
+    bar = bar if processes.is_main() else _no_bar
     config = resolve_config(request)
     data = open_data(request, config, bar)
     teacher = find_or_train_teacher(request, data, bar)
@@ -86,7 +91,7 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
         raise UdxError("--teacher-cache keeps what a teacher says: name a teacher with --teacher")
     lineup = Lineup(
         config,
-        Run(request.out or default_folder(config, request.teacher, request.resume)),
+        request_run(request, config),
         teacher=teacher,
         start=Run(request.start) if request.start else None,
         alone=find_alone(request.recipe, request.student, data) if teacher else None,
@@ -94,6 +99,18 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
         resume=request.resume,
     )
     return fit(lineup, data, bar)
+
+
+def join_processes() -> None:
+    """Meet the other processes, if ``torchrun`` or ``accelerate launch`` has started several."""
+    from accelerate import PartialState
+
+    PartialState()
+
+
+def request_run(request: Request, config: RunConfig) -> Run:
+    """The run folder: as named, or the next free one of recipe and modalities, the same in all processes."""
+    return Run(processes.of_main(request.out or default_folder(config, request.teacher, request.resume)))
 
 
 def resolve_config(request: Request) -> RunConfig:
@@ -141,8 +158,12 @@ def native_precision() -> str:
 
 def open_data(request: Request, config: RunConfig, bar: Bar) -> Dataset:
     """Open the dataroot, or the synthetic world, which is made once."""
+    if not processes.is_main():
+        processes.wait_for_all()  # until the world has been made
     with bar("opening the data") as tick:
         nusc = open_or_make(request.data, request.version, lambda done, total: tick(done, total, "keyframes rendered"))
+    if processes.is_main():
+        processes.wait_for_all()
     train_split, val_split = default_splits(nusc.version)
     train_split, val_split = request.train_split or train_split, request.val_split or val_split
     # The teacher's detector may read sweeps that the student's does not.
@@ -169,12 +190,16 @@ def find_or_train_teacher(request: Request, data: Dataset, bar: Bar) -> Run | No
         return found
     alone = Request(recipe=request.recipe, student=modality, seed=request.seed, resume=request.resume)
     config = resolve_config(alone)
-    run, _ = fit(Lineup(config, Run(default_folder(config, "none", request.resume)), resume=request.resume), data, bar)
+    run, _ = fit(Lineup(config, request_run(alone, config), resume=request.resume), data, bar)
     return run
 
 
 def find_alone(recipe: str, modality: Modality, data: Dataset) -> Run | None:
     """The newest finished run of a recipe and modality on this data that had no teacher."""
+    return processes.of_main(_find_alone(recipe, modality, data) if processes.is_main() else None)
+
+
+def _find_alone(recipe: str, modality: Modality, data: Dataset) -> Run | None:
     for run in finished_runs():
         try:
             record = run.record()
@@ -220,10 +245,14 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
     config, teacher = lineup.config, lineup.teacher
     modality = config.detector.spec.modality
     taught = f" from {teacher.record().config.detector.spec.modality}" if teacher else ""
+    examiner = Examiner(data.nusc, data.val_split, data.val, config)
     with bar(f"training {modality}{taught}") as tick:
+        at = 0, 0
 
         def watch(progress: Progress) -> None:
-            tick(progress.step, progress.steps, losses_line(progress.losses))
+            nonlocal at
+            at = progress.step, progress.steps
+            tick(*at, losses_line(progress.losses))
 
         detector = train(
             Job(
@@ -236,17 +265,24 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
                 student_mAP=lineup.student_mAP,
                 teacher_cache=lineup.teacher_cache,
                 resume=lineup.resume,
+                validate=lambda detector: examiner(
+                    detector, lambda done, total: tick(*at, f"evaluating {done}/{total} of {data.val_split}")
+                ),
                 watch=watch,
                 warn=lambda sentence: say(f"warning: {sentence}"),
             )
         )
-    with bar(f"evaluating {modality} on {data.val_split}") as tick:
-        found = predict(
-            detector, data.val, workers=config.train.workers, progress=lambda done, total: tick(done, total, "")
-        )
-        metrics = evaluate(data.nusc, data.val_split, found, data.val, modality=modality)
-    write_json(lineup.run.metrics, metrics.to_json())
+    # A run that had come to its end before it was resumed has not been evaluated now.
+    metrics = examiner.last or examiner(detector, lambda done, total: None).metrics
+    if processes.is_main():
+        write_json(lineup.run.metrics, metrics.to_json())
+    processes.wait_for_all()
     return lineup.run, metrics
+
+
+@contextmanager
+def _no_bar(_: str) -> Iterator[Callable[[int, int, str], None]]:
+    yield lambda done, total, said: None
 
 
 def default_folder(config: RunConfig, teacher: str, resume: bool) -> Path:

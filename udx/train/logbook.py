@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from udx.data.evaluation import Metrics
+from udx.geometry.arrays import ByteArray
 from udx.train.run import Run
 
 
@@ -33,6 +35,16 @@ class LogBook:
         self.log.flush()
         for name, value in figures.items():
             self.board.add_scalar(name, value, step)
+
+    def write_validation(self, step: int, metrics: Metrics, pictures: Mapping[str, ByteArray]) -> None:
+        """Add the metrics after a step, and pictures (H, W, 3) by name, for TensorBoard."""
+        figures = {"mAP": metrics.mean_ap, "NDS": metrics.nds, **metrics.tp_errors}
+        figures |= {f"AP/{name}": value for name, value in metrics.per_class.items()}
+        for name, value in figures.items():
+            self.board.add_scalar(f"val/{name}", value, step)
+        for name, picture in pictures.items():
+            self.board.add_image(f"val/{name}", picture, step, dataformats="HWC")
+        self.board.flush()
 
     @property
     def length(self) -> int:

@@ -1,9 +1,8 @@
 """The training loop: one student, optionally one teacher, from a start to a run directory."""
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,30 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from udx.config import to_plain
+from udx import processes
 from udx.data.augment import Augmentation
+from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
 from udx.data.load import load_images
 from udx.errors import UdxError
-from udx.files import sha256_of, write_json
-from udx.models.detection_loss import depth_loss, detection_loss
-from udx.models.detector import Detector, DetectorInputs
-from udx.models.taps import EncoderTaps
-from udx.train.batch import Batch, EpochSampler, KeyFrames, batches, make_loader
-from udx.train.checkpoint import CheckpointRecord, load_strictly, read_checkpoint, save_checkpoint
-from udx.train.gradients import gradient_norms
+from udx.files import sha256_of
+from udx.geometry.arrays import ByteArray
+from udx.models.detector import Detector
+from udx.train.batch import Batch, KeyFrames, batches, make_loader
+from udx.train.checkpoint import CheckpointRecord, load_strictly, read_checkpoint
+from udx.train.ema import AverageOfWeights
 from udx.train.interrupt import interruptible
+from udx.train.keeping import Keeper
+from udx.train.learner import Learner, Terms
 from udx.train.logbook import LogBook, memory_mb
 from udx.train.recipes import RunConfig
+from udx.train.replay import Breakage
+from udx.train.rng import restore_rng, rng_state
 from udx.train.run import Run, git_commit
-from udx.train.schedule import one_cycle
-from udx.train.state import read_state, write_state
+from udx.train.sampling import EpochSampler, class_balanced
+from udx.train.schedule import learning_rate
 from udx.train.teaching import Teaching, begin_teaching
 
 
@@ -46,13 +49,22 @@ class Progress:
     losses: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What an evaluation found, and pictures (H, W, 3) of what the detector sees, by name."""
+
+    metrics: Metrics
+    pictures: Mapping[str, ByteArray] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One training: configuration, training keyframes and where they are from, teacher and start if any, run folder.
 
     ``teacher`` and ``start`` are runs; the start has the same detector, and only its weights are taken.
     ``student_mAP`` is that of such a student without a teacher, where it is known: the teacher is held against it.
-    ``teacher_cache`` is a folder to keep the teacher's lessons in. ``warn`` is told what may be wrong.
+    ``teacher_cache`` is a folder to keep the teacher's lessons in. ``validate`` evaluates a detector after epochs, in
+    all processes together. ``warn`` is told what may be wrong.
     """
 
     config: RunConfig
@@ -64,6 +76,7 @@ class Job:
     student_mAP: float | None = None
     teacher_cache: Path | None = None
     resume: bool = False
+    validate: Callable[[Detector], Validation] | None = None
     watch: Callable[[Progress], None] = field(default=lambda progress: None)
     warn: Callable[[str], None] = field(default=lambda sentence: None)
 
@@ -71,30 +84,18 @@ class Job:
 def train(job: Job) -> Detector:
     """Train a detector into ``job.run`` and return it, in eval mode.
 
-    Training that was interrupted continues at the very step with ``resume``; Ctrl-C saves before it ends.
+    Training that was interrupted continues at the very step with ``resume``; Ctrl-C and SIGTERM save before it ends.
 
     Raises:
         UdxError: the run exists and is not to be resumed, or is of another configuration; the teacher, its cache or
-            the start does not fit.
+            the start does not fit; a loss or gradient is not finite; the disk is full.
     """
     session = _Session(job)
     try:
         session.fit()
     finally:
         session.close()
-    return session.detector.eval()
-
-
-class _Student(nn.Module):
-    """A detector whose sensor encoder can be run alone, through the one ``forward`` that gradients are shared in."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, inputs: DetectorInputs, encoder_alone: bool) -> EncoderTaps:
-        taps: EncoderTaps = self.detector.encode(inputs) if encoder_alone else self.detector(inputs)
-        return taps
+    return session.shipped.eval()
 
 
 class _Session:
@@ -106,13 +107,13 @@ class _Session:
         set_seed(config.seed)
         # Accelerate keeps the precision of a process's first Accelerator; a teacher may have had another.
         AcceleratorState._reset_state()
-        encoder_first = job.config.distillation.encoder_first if job.teacher else 0.0
         # While the encoder learns alone, the rest of the detector has no gradients to share.
-        sharing = DistributedDataParallelKwargs(find_unused_parameters=encoder_first > 0)
+        encoder_first = job.teacher is not None and job.config.distillation.encoder_first > 0
+        sharing = DistributedDataParallelKwargs(find_unused_parameters=encoder_first)
         self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[sharing])
-        self.detector = Detector(job.config.detector)
-        start_sha256 = self._start(job.start)
-        self.teaching = self._teach()
+        detector = Detector(job.config.detector)
+        start_sha256 = _start(detector, job.start)
+        self.teaching = self._teach(detector)
         self.record = CheckpointRecord(
             config=job.config,
             step=0,
@@ -120,31 +121,32 @@ class _Session:
             git_commit=git_commit(),
             teacher=self.teaching.record if self.teaching else None,
             start_sha256=start_sha256,
-            rig=self._example_rig(),
+            rig=_example_rig(job),
         )
         self.loader, self.sampler = self._data()
         self.steps_per_epoch = len(self.loader)
         self.steps = self.steps_per_epoch * config.epochs
-        self.encoder_steps = round(self.steps * encoder_first)
+        self.learner = Learner(detector, self.teaching, job.config, self.steps, self.accelerator)
+        self.average = AverageOfWeights(self.learner.detector, config.ema_decay) if config.ema_decay else None
         self._prepare()
-        self.step = 0
+        self.keeper = Keeper(job.run, self.record, self.samples_per_step)
+        self.step, self.validated, self.best_nds = 0, 0, -1.0
         self.saved_at = time.monotonic()
         self._open()
 
-    def _start(self, start: Run | None) -> str | None:
-        if start is None:
-            return None
-        _, tensors = read_checkpoint(start.checkpoint)
-        load_strictly(self.detector, tensors, start.checkpoint)
-        return sha256_of(start.checkpoint)
+    @property
+    def shipped(self) -> Detector:
+        """The detector that is evaluated and kept: the average of weights where there is one."""
+        shipped: Detector = self.average.detector if self.average else self.learner.detector
+        return shipped
 
-    def _teach(self) -> Teaching | None:
+    def _teach(self, detector: Detector) -> Teaching | None:
         job = self.job
         if job.teacher is None:
             return None
         return begin_teaching(
             job.teacher,
-            self.detector,
+            detector,
             job.config,
             job.keyframes,
             student_mAP=job.student_mAP,
@@ -153,14 +155,7 @@ class _Session:
             warn=job.warn,
         )
 
-    def _example_rig(self) -> dict[str, Any] | None:
-        camera = self.job.config.detector.spec.camera
-        if camera is None:
-            return None
-        _, rig = load_images(self.job.keyframes[0], camera, Augmentation())
-        return rig.to_json()
-
-    def _data(self) -> tuple[Any, EpochSampler]:
+    def _data(self) -> tuple[DataLoader[Batch], EpochSampler]:
         config = self.job.config
         dataset = KeyFrames(
             self.job.keyframes,
@@ -171,172 +166,205 @@ class _Session:
             with_depth=config.loss.depth > 0 and config.detector.spec.camera is not None,
             remembered=self.teaching.cache if self.teaching else None,
         )
-        processes = self.accelerator.num_processes
-        batch_size = min(config.train.batch_size, max(len(dataset) // processes, 1))
-        loader, sampler = make_loader(dataset, batch_size, config.train.workers, config.train.seed, drop_last=True)
-        return self.accelerator.prepare_data_loader(loader, device_placement=False), sampler
+        seed = config.train.seed
+        balanced = class_balanced(self.job.keyframes, seed).tolist() if config.train.class_balanced else None
+        positions: Sequence[int] = range(len(dataset)) if balanced is None else balanced
+        count = processes.count()
+        batch_size = min(config.train.batch_size, max(len(positions) // count, 1))
+        self.samples_per_step = batch_size * count
+        if len(positions) < self.samples_per_step:
+            raise UdxError(
+                f"{len(positions)} training samples are too few for {count} processes: start no more than there are"
+            )
+        return make_loader(
+            dataset,
+            batch_size,
+            config.train.workers,
+            seed,
+            drop_last=True,
+            positions=positions,
+            share=(processes.rank(), count),
+        )
 
     def _prepare(self) -> None:
-        """Bring student, distiller, optimiser and schedule to the device, and to the other processes."""
-        config, distiller = self.job.config.train, self.teaching.distiller if self.teaching else None
-        modules = [self.detector] + ([distiller] if distiller else [])
-        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        """Bring optimiser and schedule to the device."""
+        config = self.job.config.train.optimiser
         optimiser = torch.optim.AdamW(
-            self.parameters, config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay
+            self.learner.parameters,
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True if self.accelerator.device.type == "cuda" else None,
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: one_cycle(step, self.steps, config.optimiser.warmup)
+            optimiser, lambda step: learning_rate(step, self.steps, config)
         )
         self.optimiser = self.accelerator.prepare_optimizer(optimiser)
-        self.student = self.accelerator.prepare_model(_Student(self.detector))
-        # Without adapters there is nothing to synchronise: its running means agree across processes already.
-        trains = distiller is not None and any(True for _ in distiller.parameters())
-        self.distiller: Any = (
-            self.accelerator.prepare_model(distiller) if trains else distiller and distiller.to(self.accelerator.device)
-        )
 
     def _open(self) -> None:
         """Begin a new run, or take up an old one."""
-        run, at = self.job.run, (0, 0)
-        # A run that broke off before its first checkpoint has nothing to lose: resuming it begins anew.
-        broke_off_early = run.config.is_file() and not run.state.exists() and not run.checkpoint.exists()
-        if self.job.resume and run.state.is_file():
-            at = self._restore()
-        elif run.folder.exists() and any(run.folder.iterdir()) and not (self.job.resume and broke_off_early):
-            raise UdxError(f"{run.folder} holds a run already; continue it with --resume, or choose another --out")
-        if self.accelerator.is_main_process:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            write_json(run.config, to_plain(self.record))
-            self.log = LogBook(run, at=at)
+        state = self.keeper.begin(resume=self.job.resume)
+        processes.wait_for_all()
+        if processes.rank():
+            set_seed(self.job.config.train.seed + processes.rank())  # what is dropped at random differs by process
+        if state is not None:
+            self._restore(state)
+        if processes.is_main():
+            weights = sum(p.numel() * p.element_size() for p in self.learner.parameters)
+            # The state holds weights, two moments and perhaps an average; the old one stays until the new one is whole.
+            self.keeper.require_space(2 * (weights * (5 if self.average else 4)))
+            self.keeper.describe()
+            self.log = LogBook(self.job.run, at=(self.step, state["log_bytes"] if state else 0))
 
     def fit(self) -> None:
-        """Run the steps that are left; Ctrl-C ends training after the step that it falls in, and saves."""
+        """Run the steps and evaluations that are left; an interruption ends after the step that it falls in."""
         with interruptible() as interrupted:
-            while self.step < self.steps:
+            while True:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
-                self.sampler.begin(epoch, done * self.loader.total_batch_size)
-                if self.teaching is not None and self.teaching.cache is not None:
-                    self.teaching.cache.flush()  # for the loader's workers
-                    self.teaching.cache.refresh()
-                self.student.train()
-                if self.distiller is not None:
-                    self.distiller.train()
-                for batch in batches(self.loader, self.accelerator.device):
-                    self._one_step(batch, epoch)
-                    if interrupted():
-                        self.save()
-                        raise KeyboardInterrupt
-                    if time.monotonic() - self.saved_at > self.job.config.train.checkpoint_every_s:
-                        self.save()
+                if epoch > self.validated and not done:
+                    self._end_epoch(epoch)
+                if self.step == self.steps:
+                    break
+                for batch in self._batches(epoch, done):
+                    self._take_step(batch, epoch, interrupted)
         self.save()
+
+    def _batches(self, epoch: int, done: int) -> Iterator[Batch]:
+        """What is left of an epoch."""
+        self.sampler.begin(epoch, done * self.samples_per_step)
+        if self.teaching is not None and self.teaching.cache is not None:
+            self.teaching.cache.flush()  # for the loader's workers
+            self.teaching.cache.refresh()
+        self.learner.train()
+        yield from batches(self.loader, self.accelerator.device)
+
+    def _take_step(self, batch: Batch, epoch: int, interrupted: Callable[[], bool]) -> None:
+        """One step, and what is due after it in all processes: to save, to end."""
+        self._one_step(batch, epoch)
+        overdue = time.monotonic() - self.saved_at > self.job.config.train.checkpoint_every_s
+        wishes = torch.tensor([float(interrupted()), float(overdue and processes.is_main())])
+        end, save = processes.mean_over_processes(wishes.to(self.accelerator.device)).tolist()
+        if end or save:
+            self.save()
+        if end:
+            raise KeyboardInterrupt
 
     def _one_step(self, batch: Batch, epoch: int) -> None:
         began = time.perf_counter()
-        with self.accelerator.autocast():
-            losses, raw = self._encoder_losses(batch) if self.step < self.encoder_steps else self._losses(batch)
-        total = torch.stack(list(losses.values())).sum()
-        if not math.isfinite(float(total.detach())):
-            raise UdxError(
-                f"the loss is {float(total.detach())} at step {self.step + 1} of {self.job.run.folder}; lower the rate "
-                "with --set train.optimiser.learning_rate=…, the last checkpoint is kept"
-            )
-        pulls = self._pulls(losses)
-        self.accelerator.backward(total)
-        clip_norm = self.job.config.train.optimiser.clip_norm
-        gradient_norm: Any = self.accelerator.clip_grad_norm_(self.parameters, clip_norm)
+        generators = rng_state()
+        terms = self.learner(batch, self.step)
+        figures = _over_processes(terms)
+        if not math.isfinite(figures["loss"]):
+            self._give_up(f"loss is {figures['loss']}", batch, generators, terms)
+        pulls = self._pulls(terms)
+        self.accelerator.backward(terms.total)
+        config = self.job.config.train
+        norm = float(self.accelerator.clip_grad_norm_(self.learner.parameters, config.optimiser.clip_norm) or 0.0)
+        # With a loss scale a step that overflows is left out, and the scale lowered.
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            self._give_up(f"norm of the gradients is {norm}", batch, generators, terms)
         self.optimiser.step()
         rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         self.optimiser.zero_grad()
         self.step += 1
-        figures = {name: float(loss.detach()) for name, loss in (losses | raw).items()}
-        figures |= {"loss": float(total.detach()), "lr": rate, "gradient_norm": float(gradient_norm), **pulls}
+        if self.average is not None:
+            self.average.follow(self.learner.detector, self.step)
+        figures |= {"lr": rate, "gradient_norm": norm, **pulls}
         figures |= {"seconds": round(time.perf_counter() - began, 4), "memory_mb": round(memory_mb(), 1)}
         self._tell(epoch, figures | {"dropped_points": batch.dropped_points})
 
-    def _losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every term of the loss, and figures for the log beside them."""
-        taps = self.student(batch.inputs, False)
-        objects, weights = batch.objects, self.job.config.loss
-        grid = self.job.config.detector.spec.grid
-        losses = detection_loss(taps.heads, list(objects.boxes), list(objects.labels), grid, weights)
-        losses |= self._depth(taps, batch)
-        detection = torch.stack(list(losses.values())).sum().detach()
-        if self.teaching is None:
-            return losses, {"detection": detection}
-        lessons = self.teaching.lessons(batch)
-        distilled = self.distiller(taps, lessons, objects, detection, self.step / self.steps)
-        return losses | distilled.weighted, {"detection": detection, **_named_raw(distilled.raw)}
-
-    def _encoder_losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The same while the sensor encoder learns alone."""
-        assert self.teaching is not None
-        taps = self.student(batch.inputs, True)
-        lessons = self.teaching.lessons(batch)
-        distilled = self.distiller(taps, lessons, batch.objects, None, self.step / self.steps)
-        return distilled.weighted | self._depth(taps, batch), _named_raw(distilled.raw)
-
-    def _depth(self, taps: EncoderTaps, batch: Batch) -> dict[str, Tensor]:
-        if batch.depth_BNhw is None or taps.depth_BNDhw is None:
-            return {}
-        return {"depth": self.job.config.loss.depth * depth_loss(taps.depth_BNDhw, batch.depth_BNhw)}
-
-    def _pulls(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """Gradient norms of the detection loss and of each term beside it, now and then."""
+    def _pulls(self, terms: Terms) -> dict[str, float]:
+        """How hard each term pulls, now and then."""
         every = self.job.config.train.gradient_norms_every
         if self.teaching is None or not every or self.step % every:
             return {}
-        apart = {name: loss for name, loss in losses.items() if name in self.teaching.distiller.weights}
-        detection = [loss for name, loss in losses.items() if name not in apart]
-        if detection:
-            apart["detection"] = torch.stack(detection).sum()
-        scaler = self.accelerator.scaler
-        norms = gradient_norms(apart, self.parameters, scaler.get_scale() if scaler else 1.0)
-        return {f"{name}_gradient_norm": norm for name, norm in norms.items()}
+        return self.learner.pulls(terms.losses)
+
+    def _give_up(self, what: str, batch: Batch, generators: dict[str, Any], terms: Terms) -> None:
+        """Keep the step for ``udx replay`` and end; every process whose own loss is broken keeps its batch."""
+        folder = self.job.run.broken
+        if processes.is_main() or not bool(terms.total.detach().isfinite()):
+            breakage = Breakage(
+                record=self.record,
+                step=self.step,
+                steps=self.steps,
+                batch=batch.to(torch.device("cpu")),
+                learner=self.learner.state(),
+                rng=generators,
+                student_mAP=self.job.student_mAP,
+            )
+            breakage.save(folder / f"step-{self.step + 1:07}-{processes.rank()}.pt")
+        raise UdxError(
+            f"the {what} at step {self.step + 1} of {self.job.run.folder}; udx replay {self.job.run.folder} tells "
+            "where it breaks; lower the rate with --set train.optimiser.learning_rate=…, the last checkpoint is kept"
+        )
 
     def _tell(self, epoch: int, figures: dict[str, float]) -> None:
-        if not self.accelerator.is_main_process:
+        if not processes.is_main():
             return
         self.log.write(self.step, epoch, figures)
         self.job.watch(Progress(self.step, self.steps, epoch, self.job.config.train.epochs, figures))
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Save, evaluate if it is time to, and keep the best; ``epoch`` counts from 1."""
+        config = self.job.config.train
+        self.validated = epoch
+        last = epoch == config.epochs
+        if processes.is_main():
+            self.keeper.save_epoch(epoch, self.step, self.shipped, config.keep_epochs)
+        due = last or (config.validate_every > 0 and epoch % config.validate_every == 0)
+        if self.job.validate is None or not due:
+            return
+        self.validated = epoch - 1  # an evaluation that is cut short is made again
+        self.save()
+        found = self.job.validate(self.shipped)
+        self.validated = epoch
+        if processes.is_main():
+            self._keep_validation(epoch, found)
+        self.best_nds = max(self.best_nds, found.metrics.nds)
+
+    def _keep_validation(self, epoch: int, found: Validation) -> None:
+        metrics = found.metrics.to_json()
+        self.keeper.save_metrics(epoch, self.step, metrics)
+        if self.job.config.train.validate_every and found.metrics.nds > self.best_nds:
+            self.keeper.save_best(epoch, self.step, self.shipped, metrics)
+        self.log.write_validation(self.step, found.metrics, found.pictures)
 
     def save(self) -> None:
         """Write the state for resuming, then the checkpoint, each whole; and the lessons that are not written yet."""
         self.saved_at = time.monotonic()
         if self.teaching is not None and self.teaching.cache is not None:
             self.teaching.cache.flush()
-        if not self.accelerator.is_main_process:
+        generators = processes.of_all(rng_state())
+        if not processes.is_main():
             return
+        scaler = self.accelerator.scaler
         state = {
             "step": self.step,
+            "validated": self.validated,
+            "best_nds": self.best_nds,
             "log_bytes": self.log.length,
-            "detector": self.detector.state_dict(),
-            "distiller": self._unwrapped_distiller().state_dict() if self.distiller is not None else {},
+            "learner": self.learner.state(),
+            "average": self.average.detector.state_dict() if self.average else {},
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "torch_rng": torch.get_rng_state(),
+            "scaler": scaler.state_dict() if scaler else {},
+            "rng": generators,
         }
-        write_state(self.job.run.state, self._identity(), state)
-        save_checkpoint(self.job.run.checkpoint, self.detector, dataclasses.replace(self.record, step=self.step))
+        self.keeper.save(state, self.shipped)
 
-    def _restore(self) -> tuple[int, int]:
-        """Take up the state that was saved; return the step and the length of the log then."""
-        state = read_state(self.job.run.state, self._identity())
-        self.detector.load_state_dict(state["detector"])
-        if self.distiller is not None:
-            self._unwrapped_distiller().load_state_dict(state["distiller"])
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up the state that was saved."""
+        self.learner.restore(state["learner"])
+        if self.average is not None:
+            self.average.detector.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["torch_rng"])
-        self.step = state["step"]
-        return self.step, state["log_bytes"]
-
-    def _identity(self) -> dict[str, Any]:
-        return to_plain(dataclasses.replace(self.record, git_commit="", step=0))
-
-    def _unwrapped_distiller(self) -> nn.Module:
-        module: nn.Module = self.accelerator.unwrap_model(self.distiller)
-        return module
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if processes.rank() < len(state["rng"]):
+            restore_rng(state["rng"][processes.rank()])
+        self.step, self.validated, self.best_nds = state["step"], state["validated"], state["best_nds"]
 
     def close(self) -> None:
         """Close the log."""
@@ -344,5 +372,25 @@ class _Session:
             self.log.close()
 
 
-def _named_raw(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{name}_raw": loss for name, loss in raw.items()}
+def _start(detector: Detector, start: Run | None) -> str | None:
+    """Give a detector the weights of a run; return the hash of its checkpoint."""
+    if start is None:
+        return None
+    _, tensors = read_checkpoint(start.checkpoint)
+    load_strictly(detector, tensors, start.checkpoint)
+    return sha256_of(start.checkpoint)
+
+
+def _example_rig(job: Job) -> dict[str, Any] | None:
+    camera = job.config.detector.spec.camera
+    if camera is None:
+        return None
+    _, rig = load_images(job.keyframes[0], camera, Augmentation())
+    return rig.to_json()
+
+
+def _over_processes(terms: Terms) -> dict[str, float]:
+    """Every term, the figures beside them and the loss, each the mean over the processes."""
+    named = {**terms.losses, **terms.figures, "loss": terms.total}
+    means = processes.mean_over_processes(torch.stack([value.detach().float() for value in named.values()]))
+    return dict(zip(named, means.tolist(), strict=True))

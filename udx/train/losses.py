@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from udx.geometry import BevGrid
 from udx.models.taps import HeadMaps
 from udx.models.targets import gaussian_radius, splat_gaussians
-from udx.train.averages import mean_over_processes
+from udx.processes import mean_over_processes
 
 Boxes = Sequence[Float[Tensor, "_ 9"]]
 

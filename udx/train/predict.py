@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from udx import processes
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
 from udx.models.decode import decode
@@ -22,6 +23,8 @@ def predict(
 ) -> dict[str, Detections]:
     """Detections by sample token; the detector is put into eval mode and stays on its device."""
     detector.eval()
+    if not keyframes:
+        return {}
     device = next(detector.parameters()).device
     config = detector.config
     loader, _ = make_loader(
@@ -36,3 +39,16 @@ def predict(
             found[token] = Detections(boxes_K9=boxes.numpy(), scores_K=scores.numpy(), labels_K=labels.numpy())
         progress(len(found), len(keyframes))
     return found
+
+
+def predict_together(
+    detector: Detector,
+    keyframes: Sequence[KeyFrame],
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Detections]:
+    """``predict``, with every process of a distributed run taking its share; all of them get all detections."""
+    share = keyframes[processes.rank() :: processes.count()]
+    found = predict(detector, share, workers=workers, progress=progress)
+    return {token: its for part in processes.of_all(found) for token, its in part.items()}

@@ -18,12 +18,22 @@ from udx.train.methods import DistillationConfig, unidistill
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW under a one-cycle schedule: linear warm-up over ``warmup`` of all steps, cosine down to 0."""
+    """AdamW under a schedule of its learning rate.
+
+    ``one_cycle``: linear warm-up over ``warmup`` of all steps, cosine down to 0. ``steps``: a tenth of the rate after
+    each of ``drops``, shares of the training. ``clip_norm``: largest norm of the gradients.
+    """
 
     learning_rate: float
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip_norm: float = 10.0
+    schedule: Literal["one_cycle", "steps"] = "one_cycle"
+    drops: tuple[float, ...] = (0.5, 0.75)
+
+    def __post_init__(self) -> None:
+        if not all(0 < drop < 1 for drop in self.drops):
+            raise ValueError(f"the rate drops after shares of the training between 0 and 1, not {list(self.drops)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +43,14 @@ class TrainConfig:
     ``precision`` is accelerate's name of the type that convolutions compute in; ``auto`` becomes ``bf16`` where the
     machine has instructions for it, else ``no`` (FP32), before anything is trained or recorded. Weights stay FP32.
 
-    A checkpoint is written every ``checkpoint_every_s`` seconds, on Ctrl-C, and at the end. Under distillation the
-    gradient norm of each loss term is logged every ``gradient_norms_every`` steps, at a backward pass a term; 0: never.
+    ``class_balanced``: an epoch holds keyframes of all classes alike (CBGS), in place of each keyframe once.
+    ``ema_decay``: of the moving average of weights that is evaluated and shipped; 0: the last step's weights are.
+
+    A checkpoint is written every ``checkpoint_every_s`` seconds, on Ctrl-C and SIGTERM, and at the end; beside it
+    stand the weights after the last ``keep_epochs`` epochs. The validation split is evaluated after the last epoch
+    and after every ``validate_every`` (0: no others); then the best epoch is kept, too, and ``pictures`` keyframes
+    are drawn for TensorBoard. Under distillation the gradient norm of each loss term is logged every
+    ``gradient_norms_every`` steps, at a backward pass a term; 0: never.
     """
 
     epochs: int
@@ -46,10 +62,20 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every_s: float = 300.0
     gradient_norms_every: int = 50
+    class_balanced: bool = False
+    ema_decay: float = 0.0
+    keep_epochs: int = 0
+    validate_every: int = 0
+    pictures: int = 2
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.workers < 0 or self.gradient_norms_every < 0:
-            raise ValueError("epochs and batch_size must be at least 1, workers and gradient_norms_every at least 0")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError("epochs and batch_size must be at least 1")
+        for name in ("workers", "gradient_norms_every", "keep_epochs", "validate_every", "pictures"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

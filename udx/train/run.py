@@ -10,11 +10,16 @@ from udx.files import read_json
 from udx.train.checkpoint import CheckpointRecord, read_checkpoint
 
 RUNS: Final = Path("runs")
+BEST: Final = "best"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run directory: ``config.json``, ``log.jsonl``, ``checkpoint.safetensors``, ``state.pt``, ``metrics.json``."""
+    """One run directory: ``config.json``, ``log.jsonl``, ``checkpoint.safetensors``, ``state.pt``, ``metrics.json``.
+
+    Beside them, where the recipe asks for it: ``epochs`` with the metrics and weights of single epochs, and ``best``,
+    which is itself a run directory. ``broken`` holds steps that could not be taken.
+    """
 
     folder: Path
 
@@ -43,6 +48,24 @@ class Run:
         """``{"mAP", "NDS", "per_class", "tp_errors"}`` on the validation split; written when training has ended."""
         return self.folder / "metrics.json"
 
+    @property
+    def best(self) -> "Run":
+        """Checkpoint and metrics of the epoch with the best NDS, as a run of their own."""
+        return Run(self.folder / BEST)
+
+    @property
+    def broken(self) -> Path:
+        """Folder of the batches that gave no finite loss, with all that is needed to compute it again."""
+        return self.folder / "broken"
+
+    def metrics_of(self, epoch: int) -> Path:
+        """The metrics after an epoch, which count from 1."""
+        return self.folder / "epochs" / f"{epoch:03}.json"
+
+    def checkpoint_of(self, epoch: int) -> Path:
+        """The weights after an epoch; only the newest are kept."""
+        return self.folder / "epochs" / f"{epoch:03}.safetensors"
+
     def read_metrics(self) -> dict[str, Any] | None:
         """The metrics, or ``None`` before the evaluation."""
         if not self.metrics.is_file():
@@ -58,7 +81,8 @@ class Run:
 def finished_runs(runs: Path = RUNS) -> list[Run]:
     """Runs below a folder that have been trained and evaluated, the newest first."""
     metrics = sorted(runs.glob("**/metrics.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [Run(path.parent) for path in metrics if Run(path.parent).checkpoint.is_file()]
+    found = [Run(path.parent) for path in metrics if path.parent.name != BEST]
+    return [run for run in found if run.checkpoint.is_file()]
 
 
 def newest_run(modality: str, runs: Path = RUNS) -> Run:

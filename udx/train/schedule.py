@@ -1,6 +1,17 @@
 """The learning rate over a training."""
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from udx.train.recipes import OptimiserConfig
+
+
+def learning_rate(step: int, steps: int, config: "OptimiserConfig") -> float:
+    """Factor on the learning rate at a step, counted from 0."""
+    if config.schedule == "steps":
+        return multi_step(step, steps, config.drops)
+    return one_cycle(step, steps, config.warmup)
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
@@ -9,3 +20,8 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
     if step < rise:
         return 1 / 25 + (1 - 1 / 25) * step / rise
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+
+def multi_step(step: int, steps: int, drops: tuple[float, ...]) -> float:
+    """Factor on the learning rate: 1, and a tenth of it after each of ``drops``, shares of the training."""
+    return math.prod(0.1 for drop in drops if step >= round(drop * steps))

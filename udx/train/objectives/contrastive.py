@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from udx.models.taps import Taps
-from udx.train.averages import mean_over_processes
+from udx.processes import mean_over_processes
 from udx.train.losses import EPS, at_least_float32, box_features
 from udx.train.objectives.base import GridPair, Lesson, Objective, ObjectiveConfig, Objects, Pair, by_sample, of_all
 from udx.train.objectives.bridge import BevMap, declared_map, map_of
