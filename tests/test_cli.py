@@ -27,10 +27,12 @@ VERBS = {
         "--json",
     },
     "bench": {
-        "--engine", "--against", "--backend", "--data", "--version", "--split", "--blocks", "--warmup", "--margin",
-        "--threads", "--json", "--html",
+        "--engine", "--against", "--positive", "--backend", "--data", "--version", "--split", "--accuracy", "--blocks",
+        "--max-minutes", "--warmup", "--margin", "--clock", "--core", "--threads", "--json", "--html",
     },
-    "predict": {"--engine", "--data", "--version", "--sample", "--backend", "--score", "--png", "--json"},
+    "predict": {
+        "--engine", "--data", "--version", "--sample", "--split", "--backend", "--score", "--png", "--json",
+    },
     "doctor": {"--require", "--json"},
 }  # fmt: skip
 
@@ -152,10 +154,14 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
 
     status, out, error = udx(
         capsys, monkeypatch, "bench", "--engine", "student.onnx", "--against", "student.onnx", *source,
-        "--blocks", 3, "--warmup", 1, "--json", "bench.json", "--html", "bench.html",
+        "--blocks", 3, "--max-minutes", 0, "--warmup", 1, "--json", "bench.json", "--html", "bench.html",
     )  # fmt: skip
     assert status == 0, error
-    assert json.loads(Path("bench.json").read_text())["schema"].startswith("udx-bench/")
+    report = json.loads(Path("bench.json").read_text())
+    assert report["schema"].startswith("udx-bench/")
+    for engine in ("engine", "against"):
+        assert report[engine]["accuracy"]["mAP"] == pytest.approx(figures["engine"]["mAP"], abs=1e-9)
+        assert report[engine]["accuracy"]["split"] == "val"
 
     token = open_dataroot(world_root).sample[0]["token"]
     status, out, error = udx(
@@ -165,6 +171,14 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
     assert status == 0, error
     assert Path("boxes.png").read_bytes().startswith(b"\x89PNG")
     assert len(json.loads(Path("boxes.json").read_text())["boxes"]) == 50
+
+    status, out, error = udx(
+        capsys, monkeypatch, "predict", "--engine", "student.onnx", *source, "--split", "val",
+        "--png", "pictures", "--json", "submission.json",
+    )  # fmt: skip
+    assert status == 0, error
+    results = json.loads(Path("submission.json").read_text())["results"]
+    assert {f"{token}.png" for token in results} == {path.name for path in Path("pictures").iterdir()}
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -222,48 +222,74 @@ def build(json_file: Path | None, **request: Any) -> None:
 
 
 @main.command()
-@click.option("--engine", type=FILE, required=True, help="Engine file to measure.")
+@click.option("--engine", type=FILE, help="Engine file to measure.")
 @click.option("--against", type=FILE, help="Engine file to compare with, in interleaved blocks.")
+@click.option("--positive", type=FILE, help="Engine known to cost more, as a control  [default: made of an ONNX file]")
 @BACKEND
 @click.option("--data", "root", type=FOLDER, help="Feed keyframes of this dataroot  [default: one generated frame]")
 @VERSION
 @click.option("--split", help="Split of the keyframes  [default: val, or mini_val]")
-@click.option("--blocks", type=int, help="Blocks of frames.")
+@click.option("--accuracy/--no-accuracy", default=True, show_default=True, help="With --data: evaluate on the split.")
+@click.option("--blocks", type=int, help="Blocks of frames; a comparison takes more until it is precise.")
+@click.option("--max-minutes", type=float, help="When a comparison ends at the latest  [default: 10]")
 @click.option("--warmup", type=int, help="Frames before measuring starts.")
 @click.option("--margin", type=float, help="Relative difference that counts as equal  [default: 0.01]")
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "cpu"]),
+    help="What the verdict is on: latency, or processor time, which busy machines disturb less  [default: wall]",
+)
+@click.option("--core", type=int, help="Pin this process to a CPU core, with one thread.")
 @click.option("--threads", type=int, help="CPU threads of the backend.")
 @JSON
 @click.option("--html", "html_file", type=FILE, help="Write the report as a self-contained page.")
-def bench(json_file: Path | None, html_file: Path | None, **request: Any) -> None:
-    """Measure an engine's latency; with --against, tell whether two engines cost the same."""
+def bench(engine: Path | None, json_file: Path | None, html_file: Path | None, **request: Any) -> None:
+    """Measure an engine's latency; with --against, prove whether two engines cost the same."""
     from udx.commands import bench_engine
     from udx.console import console, ticking
     from udx.runtime.bench import write_report
     from udx.runtime.show import terminal
 
-    with ticking("measuring") as tick:
-        report = bench_engine(progress=tick, **request)
+    if engine is None:
+        raise click.UsageError("name what to measure with --engine")
+    report = bench_engine(engine, ticking=ticking, **request)
     write_report(report, json=json_file, html=html_file)
     console.print(terminal(report))
+    if report.stopped:
+        raise UdxError(f"the measurement ended early: {report.stopped}; what was measured is in the report")
 
 
 @main.command()
 @click.option("--engine", type=FILE, required=True, help="Engine file to run.")
 @click.option("--data", "root", type=FOLDER, required=True, help="nuScenes dataroot.")
 @VERSION
-@click.option("--sample", required=True, help="Token of the keyframe, or the beginning of one.")
+@click.option("--sample", help="Token of the keyframe, or the beginning of one.")
+@click.option("--split", help="Instead of one keyframe all of this split: --json writes a submission.")
 @BACKEND
 @click.option("--score", default=0.3, show_default=True, help="Lowest score to draw and to print.")
-@click.option("--png", type=FILE, help="Picture to write: boxes on the BEV map and on all cameras.")
+@click.option("--png", type=click.Path(path_type=Path), help="Picture to write, with --split folder: map and cameras.")
 @JSON
-def predict(json_file: Path | None, score: float, **request: Any) -> None:
-    """Detect objects in one keyframe and draw them."""
-    from udx.commands import predict_keyframe
-    from udx.console import say, table
+def predict(sample: str | None, split: str | None, score: float, json_file: Path | None, **request: Any) -> None:
+    """Detect objects in one keyframe, or in a whole split, and draw them."""
+    from udx.commands import predict_keyframe, predict_split
+    from udx.console import say, table, ticking
     from udx.files import write_json
     from udx.geometry import CLASSES
 
-    found = predict_keyframe(score=score, **request)
+    png = request.pop("png")
+    drawn = f"; drawn in {png}" if png else ""
+    if (sample is None) == (split is None):
+        raise click.UsageError("name one keyframe with --sample, or a split with --split")
+    if split is not None:
+        with ticking("detecting") as tick:
+            submission = predict_split(split=split, score=score, png_folder=png, progress=tick, **request)
+        if json_file:
+            write_json(json_file, submission)
+        boxes = sum(map(len, submission["results"].values()))
+        say(f"{len(submission['results'])} keyframes of split {split}, {boxes} boxes{drawn}")
+        return
+    assert sample is not None
+    found = predict_keyframe(sample=sample, score=score, png=png, **request)
     if json_file:
         write_json(json_file, found.to_json())
     kept = found.above(score)
@@ -272,10 +298,7 @@ def predict(json_file: Path | None, score: float, **request: Any) -> None:
         for box, confidence, label in zip(kept.boxes_K9, kept.scores_K, kept.labels_K, strict=True)
     ]
     table("boxes in the ego frame (m, rad)", ["class", "score", "x", "y", "z", "l", "w", "h", "yaw"], rows)
-    say(
-        f"{len(kept)} boxes with a score of at least {score:g}"
-        + (f"; drawn in {request['png']}" if request["png"] else "")
-    )
+    say(f"{len(kept)} boxes with a score of at least {score:g}{drawn}")
 
 
 @main.command()

@@ -1,28 +1,31 @@
 """What ``udx eval``, ``bench`` and ``predict`` do: open the data and the run or engine that were named."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from udx.data.dataset import default_splits, open_or_make
 from udx.data.detections import Detections
-from udx.data.evaluation import Metrics, evaluate
+from udx.data.evaluation import Metrics, evaluate, submission_of
 from udx.data.frame import KeyFrame
-from udx.data.load import load_sample
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.runtime.bench import bench
 from udx.runtime.engine import open_engine
-from udx.runtime.frames import keyframe_frames, tensors_of
+from udx.runtime.frames import keyframe_frames
 from udx.runtime.measure import Protocol
-from udx.runtime.predict import predict
-from udx.runtime.report import BenchReport
+from udx.runtime.predict import predict, predict_all
+from udx.runtime.report import Accuracy, BenchReport, EngineReport
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 Tick = Callable[[int, int], None]
+Ticking = Callable[[str], AbstractContextManager[Tick]]
+"""Opens a progress bar of a title."""
 
 BENCH_KEYFRAMES = 20
 """Keyframes that a measurement with data goes around."""
@@ -49,10 +52,7 @@ def score(
         with open_engine(engine, backend) as runner:
             spec = runner.manifest.spec
             nusc, split, keyframes = _open(root, version, split, spec, progress)
-            found = {}
-            for done, keyframe in enumerate(keyframes, start=1):
-                found[keyframe.token] = runner.detect(tensors_of(load_sample(keyframe, spec), runner.manifest))
-                progress(done, len(keyframes))
+            found = predict_all(runner, keyframes, progress=progress)
     else:
         from udx.train.checkpoint import load_detector
         from udx.train.predict import predict as predict_in_torch
@@ -70,38 +70,59 @@ def bench_engine(
     engine: Path,
     *,
     against: Path | None,
+    positive: Path | None,
     backend: str,
     root: Path | None,
     version: str | None,
     split: str | None,
-    blocks: int | None,
-    warmup: int | None,
-    margin: float | None,
     threads: int | None,
-    progress: Tick,
+    accuracy: bool,
+    ticking: Ticking,
+    **protocol: Any,
 ) -> BenchReport:
     """Measure an engine, on keyframes of ``root`` if it is given, else on one generated frame.
+
+    With ``root`` the report has the accuracy on the split too, unless ``accuracy`` is false. ``protocol`` are fields
+    of a ``Protocol``; those that are None are its defaults. One thread runs the network where a core is named.
 
     Raises:
         UdxError: an engine or the data cannot be used.
     """
-    chosen = {"blocks": blocks, "warmup": warmup, "margin": margin}
-    protocol = Protocol(**{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+    chosen = Protocol(**{name: value for name, value in protocol.items() if value is not None})
+    if chosen.core is not None:
+        threads = threads or 1
     frames, frames_are = None, ""
     if root is not None:
         manifest = open_engine(engine, backend).manifest
-        _, split, keyframes = _open(root, version, split, manifest.spec, progress)
+        with ticking("opening the data") as tick:
+            nusc, split, keyframes = _open(root, version, split, manifest.spec, tick)
         frames = keyframe_frames(keyframes[:BENCH_KEYFRAMES], manifest)
         frames_are = f"{len(frames)} keyframes of split {split} of {root.name}"
-    return bench(
-        engine,
-        against=against,
-        backend=backend,
-        threads=threads,
-        frames=frames,
-        frames_are=frames_are,
-        protocol=protocol,
-        progress=progress,
+    with ticking("measuring") as tick:
+        report = bench(
+            engine,
+            against=against,
+            positive=positive,
+            backend=backend,
+            threads=threads,
+            frames=frames,
+            frames_are=frames_are,
+            protocol=chosen,
+            progress=tick,
+        )
+    if root is None or not accuracy or not report.complete:
+        return report
+
+    def with_accuracy(measured: EngineReport, path: Path) -> EngineReport:
+        with ticking(f"evaluating {path.name}") as tick, open_engine(path, backend, threads) as runner:
+            found = predict_all(runner, keyframes, progress=tick)
+        metrics = evaluate(nusc, str(split), found, keyframes, modality=runner.manifest.spec.modality)
+        return replace(measured, accuracy=Accuracy(data=root.name, split=str(split), metrics=metrics))
+
+    return replace(
+        report,
+        engine=with_accuracy(report.engine, engine),
+        against=with_accuracy(report.against, against) if report.against and against else None,
     )
 
 
@@ -118,6 +139,32 @@ def predict_keyframe(
     spec = open_engine(engine, backend).manifest.spec
     keyframe = keyframe_of(open_dataroot(root, version), sample, max_sweeps=_sweeps(spec))
     return predict(engine, keyframe, backend=backend, png=png, score=score)
+
+
+def predict_split(
+    engine: Path,
+    *,
+    root: Path,
+    version: str | None,
+    split: str,
+    backend: str,
+    score: float,
+    png_folder: Path | None,
+    progress: Tick,
+) -> dict[str, Any]:
+    """Run an engine on every keyframe of a split, and draw each into ``png_folder`` if it is given.
+
+    Returns:
+        A submission as nuScenes' evaluation reads it.
+
+    Raises:
+        UdxError: the engine or the data cannot be used.
+    """
+    with open_engine(engine, backend) as runner:
+        spec = runner.manifest.spec
+        _, _, keyframes = _open(root, version, split, spec, progress)
+        found = predict_all(runner, keyframes, progress=progress, png_folder=png_folder, score=score)
+    return submission_of(found, keyframes, spec.modality)
 
 
 def _open(
