@@ -13,7 +13,7 @@ from udx.geometry import BOX_CONVENTION, CLASSES, CameraRig
 FORMAT: Final = "udx-detector/2"
 METADATA_KEY: Final = "udx"
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,30 @@ class GraphFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """What a quantized graph's scales come from.
+
+    ``method``: how they were chosen, or ``learned`` in training. ``source_graph``: structural hash of the FP32 graph.
+    ``layers``: the nodes that compute in 8 bits.
+    ``samples``: tokens of the keyframes that calibrated them, with their SHA-256, of ``split``.
+    ``map_drop``: points of mAP lost against FP32 on other scenes of that split, where it was measured.
+    """
+
+    method: str
+    source_graph: str
+    layers: tuple[str, ...]
+    split: str
+    samples: tuple[str, ...]
+    samples_sha256: str
+    map_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionPlan:
     """What the network computes in: ``precision``, but for the nodes that ``float32`` names, by reason.
+
+    In INT8 and FP8 it is the layers that ``quantization`` lists which compute so, and everything else is FP32;
+    ``float32`` then names the layers that could have been quantized too.
 
     The plan follows from the graph's structure alone. ``converter`` is what applied it. What depends on weights is
     only reported: ``saturated`` is how many were larger than FP16 can hold and took its largest value, ``raised`` how
@@ -48,6 +70,11 @@ class PrecisionPlan:
     converter: str | None = None
     saturated: int = 0
     raised: int = 0
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
+            raise ValueError(f"a plan in {self.precision} with quantization {self.quantization}")
 
     @property
     def exact_nodes(self) -> frozenset[str]:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from tests.build.detectors import write_detector
 from tests.build.exported import MODALITIES, exported_model, write_fp16, write_sealed
 from tests.build.plans import Silent, build_plan
-from tests.build.quantised import quantise_blindly
+from tests.build.quantised import write_quantised
 from udx.build import rtx
 from udx.build.partition import Segment
 from udx.build.partitioned import PartitionedBuild, build_partitioned
@@ -84,7 +84,9 @@ def write_base(precision: str, modality: Modality, path: Path) -> Path:
     model, manifest = exported_model("base", modality)
     if precision == "fp16":
         return write_fp16(path, model, manifest)
-    return write_sealed(path, quantise_blindly(model) if precision == "int8" else model, manifest)
+    if precision == "int8":
+        return write_quantised(path, model, manifest)
+    return write_sealed(path, model, manifest)
 
 
 def require_chain(plan: PartitionedPlan, seen: Seen) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.build.detectors import write_detector
 from tests.build.exported import MODALITIES, exported_model, frame_of, write_fp16, write_sealed
 from tests.build.plans import build_plan, rewrite
-from tests.build.quantised import quantise
+from tests.build.quantised import write_quantised
 from udx.data.spec import Modality
 from udx.errors import UdxError
 from udx.runtime import open_engine
@@ -40,7 +40,7 @@ def write_kind(kind: str, modality: Modality, path: Path) -> Path:
     if precision == "fp16":
         return write_fp16(path, model, manifest)
     if precision == "int8":
-        model = quantise(model, [frame_of(manifest, seed) for seed in range(2)])
+        return write_quantised(path, model, manifest, [frame_of(manifest, seed) for seed in range(2)])
     return write_sealed(path, model, manifest)
 
 

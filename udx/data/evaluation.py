@@ -92,6 +92,7 @@ def evaluate(
     detections: Mapping[str, Detections],
     keyframes: Sequence[KeyFrame],
     *,
+    scenes: tuple[str, ...] | None = None,
     out_dir: Path | None = None,
     modality: str = "fusion",
 ) -> Metrics:
@@ -102,6 +103,7 @@ def evaluate(
         split: a predefined split or one of ``splits.json``.
         detections: by keyframe token, in the BEV frame of that keyframe.
         keyframes: all keyframes of the split, as ``load_keyframes`` gives them.
+        scenes: the scenes of the split to score, if not all; then ``keyframes`` are all of these.
         out_dir: where to keep the submission, ``results_nusc.json``; ``None`` keeps none.
         modality: ``cam``, ``lidar`` or ``fusion``: the sensors that the submission declares.
 
@@ -116,7 +118,7 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="udx-eval-") as scratch:
         submission = (out_dir or Path(scratch)) / "results_nusc.json"
         write_text(submission, json.dumps(submission_of(detections, keyframes, modality), allow_nan=False))
-        return _official(nusc, scenes_of_split(nusc, split), submission, Path(scratch))
+        return _official(nusc, scenes or scenes_of_split(nusc, split), submission, Path(scratch))
 
 
 def submission_of(

@@ -14,8 +14,8 @@ def require_precision(graph: "onnx.GraphProto", plan: PrecisionPlan, source: obj
     """Hold a graph whose types are inferred to its precision plan; ``source`` names the file in errors.
 
     Raises:
-        UdxError: a node that should compute in FP32 reads or writes FP16, or is not there; or the plan is FP32 and a
-            node is not.
+        UdxError: a node that should compute in FP32 reads or writes FP16 or quantized weights, or is not there; or
+            the plan is FP32 and a node is not; or the quantized layers are others than the plan lists.
     """
     halves = {name for name, dtype in known_dtypes(graph).items() if dtype == "float16"}
     halved = {node.name: sorted(halves & {*node.input, *node.output}) for node in graph.node}
@@ -30,5 +30,24 @@ def require_precision(graph: "onnx.GraphProto", plan: PrecisionPlan, source: obj
                     f"{source} computes {name} with {halved[name][0]} in FP16, and its manifest keeps it FP32 "
                     f"({reason}); export it again"
                 )
-    if plan.precision == "fp32" and halves:
-        raise UdxError(f"{source} holds {min(halves)} in FP16, and its manifest says FP32; export it again")
+    _require_quantized(graph, plan, source)
+    if plan.precision != "fp16" and halves:
+        raise UdxError(
+            f"{source} holds {min(halves)} in FP16, and its manifest says {plan.precision.upper()}; export it again"
+        )
+
+
+def _require_quantized(graph: "onnx.GraphProto", plan: PrecisionPlan, source: object) -> None:
+    """Hold the layers whose weights are in 8 bits to those that the plan lists."""
+    stored = {tensor.name for tensor in graph.initializer}
+    dequantized = {
+        node.output[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    }
+    found = {node.name for node in graph.node if dequantized & set(node.input)}
+    listed = set(plan.quantization.layers) if plan.quantization else set()
+    for names, problem in (
+        (found - listed, "quantized weights, which its manifest does not tell"),
+        (listed - found, "full weights, and its manifest tells of quantized ones"),
+    ):
+        if names:
+            raise UdxError(f"{source} computes {min(names)} with {problem}; calibrate it again")

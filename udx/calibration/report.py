@@ -1,0 +1,103 @@
+"""What a calibration found, as one JSON and as a self-contained page."""
+
+from pathlib import Path
+
+from udx.calibration.job import Calibrated
+from udx.calibration.sensitivity import Sensitivity
+from udx.files import write_json, write_text
+from udx.runtime import html, svg
+
+
+def write_report(calibrated: Calibrated, *, html_file: Path | None, json_file: Path | None) -> None:
+    """Write the page, with the same facts as JSON beside it, or the JSON alone."""
+    if html_file is not None:
+        write_text(html_file, page(calibrated))
+        write_json(html_file.with_suffix(".json"), calibrated.to_json())
+    if json_file is not None:
+        write_json(json_file, calibrated.to_json())
+
+
+def page(calibrated: Calibrated) -> str:
+    """The whole page."""
+    quantization = calibrated.plan.quantization
+    assert quantization is not None
+    precision = calibrated.plan.precision.upper()
+    sections = []
+    if calibrated.analysis is not None:
+        analysis = calibrated.analysis
+        caption = (
+            "Noise that each block alone brings into the head maps when it is quantized, in per cent of their standard "
+            f"deviation; all together: {100 * analysis.together:.2f} %."
+        )
+        sections += [
+            html.Section("Sensitivity of the blocks", html.figure(_bars(analysis.blocks), caption)),
+            html.Section("Sensitivity of the layers", html.table(_HEADER, _rows(analysis.layers, calibrated))),
+        ]
+    if calibrated.outcome is not None:
+        sections.insert(0, html.Section("How the skip list came about", _steps(calibrated)))
+    kept = [[node, reason] for reason, nodes in calibrated.plan.float32.items() for node in nodes]
+    sections += [
+        html.Section("Layers that stay FP32", html.table(["layer", "because of"], kept), half=True),
+        html.Section("Origin of the scales", html.facts(_origin(calibrated)), half=True),
+        html.Section(
+            "Largest magnitudes of the activations",
+            html.table(
+                ["tensor", "quantized up to"], [[k, f"{v:.4g}"] for k, v in calibrated.scales.activations.items()]
+            ),
+        ),
+    ]
+    return html.page(f"{calibrated.path.name}: {precision}", sections, lead=_lead(calibrated))
+
+
+_HEADER = ["layer", "block", "error at the heads, %", "computes in"]
+
+
+def _lead(calibrated: Calibrated) -> str:
+    lead = html.paragraph(calibrated.summary())
+    if calibrated.outcome is None:
+        return lead
+    tone: html.Tone = "good" if calibrated.outcome.met else "bad"
+    headline = f"{calibrated.outcome.drop:+.2f} points of mAP lost"
+    said = (
+        f"{calibrated.outcome.sentence()}; FP32 has {100 * calibrated.outcome.exact_mAP:.2f} on the same "
+        f"{calibrated.judged} samples of split {calibrated.plan.quantization.split}, none of whose scenes calibrated"
+        if calibrated.plan.quantization
+        else ""
+    )
+    return html.verdict(tone, headline, said) + lead
+
+
+def _bars(blocks: tuple[Sensitivity, ...]) -> str:
+    return svg.bars_svg({item.name: {"error": 100 * item.error} for item in blocks}, unit="%")
+
+
+def _rows(layers: tuple[Sensitivity, ...], calibrated: Calibrated) -> list[list[str]]:
+    quantized = set(calibrated.placement.nodes)
+    precision = calibrated.plan.precision.upper()
+    return [
+        [item.name, item.block, f"{100 * item.error:.3f}", precision if item.name in quantized else "FP32"]
+        for item in layers
+    ]
+
+
+def _steps(calibrated: Calibrated) -> str:
+    assert calibrated.outcome is not None
+    rows = [
+        [step.skipped or "nothing left out", f"{100 * step.error:.3f}", f"{100 * step.mAP:.2f}", f"{step.drop:+.2f}"]
+        for step in calibrated.outcome.steps
+    ]
+    header = ["left in FP32, besides those above", "its error alone, %", "mAP, %", "points lost"]
+    return html.table(header, rows)
+
+
+def _origin(calibrated: Calibrated) -> list[tuple[str, str]]:
+    quantization = calibrated.plan.quantization
+    assert quantization is not None
+    return [
+        ("method", quantization.method),
+        ("split", quantization.split),
+        ("samples", str(len(quantization.samples))),
+        ("hash of their tokens", quantization.samples_sha256),
+        ("graph in FP32", quantization.source_graph),
+        ("written by", calibrated.plan.converter or ""),
+    ]
