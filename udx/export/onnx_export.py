@@ -22,6 +22,7 @@ from udx.errors import UdxError
 from udx.export.deploy import OUTPUTS, DeployableDetector
 from udx.export.parity import Agreement, Parity, agreement, compare, difference, values_of
 from udx.export.precision import last_layers, to_fp16
+from udx.export.rounding import with_rounding
 from udx.export.simplify import simplify
 from udx.export.translate import translation_table
 from udx.files import sha256_of, write_with
@@ -48,7 +49,8 @@ class Proof:
     """How an export compares on the frame that it was checked with.
 
     ``parity`` is that of the FP32 graph in ONNX Runtime with torch. For FP16 there are also the largest relative
-    difference of its head maps from those in FP32, and how many of the FP32 graph's boxes it finds.
+    difference of its head maps from those in FP32, and how many of the FP32 graph's boxes it finds, both rounded as on
+    a backend that computes in FP16.
     """
 
     parity: Parity
@@ -234,7 +236,7 @@ def _prove(
     """Hold the FP32 graph to torch, and the file to the FP32 graph."""
     with open_engine(path) as runner:
         found = runner.detect(tensors)
-    reference = found if written is exact else _detected(exact, tensors)
+    reference = found if written is exact else _detections(values_of(exact, OUTPUTS, tensors))
     parity = compare(detections_of(module.detector, tensors), reference)
     if parity.largest > TOLERANCE:
         raise UdxError(
@@ -243,24 +245,24 @@ def _prove(
         )
     if written is exact:
         return Proof(parity=parity)
-    heads = head_difference(exact, written, tensors)
-    if heads > HEAD_TOLERANCE:
+    return _prove_halves(exact, written, tensors, parity)
+
+
+def _prove_halves(exact: onnx.ModelProto, halved: onnx.ModelProto, tensors: Tensors, parity: Parity) -> Proof:
+    """Hold the FP16 graph, rounded as on a backend that computes in FP16, to the FP32 graph."""
+    heads = last_layers(exact)
+    one, two = (values_of(model, (*heads, *OUTPUTS), tensors) for model in (exact, with_rounding(halved)))
+    largest = max(difference(one[name], two[name]).relative for name in heads)
+    if largest > HEAD_TOLERANCE:
         raise UdxError(
-            f"in FP16 the head maps differ from those in FP32 by {heads:.1%} of their range (allowed: "
+            f"in FP16 the head maps differ from those in FP32 by {largest:.1%} of their range (allowed: "
             f"{HEAD_TOLERANCE:.0%}), so the export was not written; export it in FP32"
         )
-    return Proof(parity=parity, heads=heads, agreement=agreement(reference, found))
+    return Proof(parity=parity, heads=largest, agreement=agreement(_detections(one), _detections(two)))
 
 
-def head_difference(exact: onnx.ModelProto, other: onnx.ModelProto, tensors: Tensors) -> float:
-    """Largest difference of a head map in ``other`` from that in ``exact``, in units of the latter's largest value."""
-    names = last_layers(exact)
-    one, two = values_of(exact, names, tensors), values_of(other, names, tensors)
-    return max(difference(one[name], two[name]).relative for name in names)
-
-
-def _detected(model: onnx.ModelProto, tensors: Tensors) -> Detections:
-    boxes, scores, labels = values_of(model, OUTPUTS, tensors).values()
+def _detections(values: Tensors) -> Detections:
+    boxes, scores, labels = (values[name] for name in OUTPUTS)
     return Detections(boxes_K9=boxes, scores_K=scores, labels_K=labels)
 
 
