@@ -35,11 +35,12 @@ section{padding:18px;margin-top:16px;min-width:0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin-top:16px}
 .tile{padding:12px 14px}.tile span,.tile small{display:block;font-size:.82rem}
 .tile b{font-size:1.35rem;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto}.scroll+p,.scroll+ul{margin-top:10px}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
 th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:.82rem}
-th:first-child,td:first-child{text-align:left;padding-left:0}tr:last-child td{border-bottom:0}
+th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal;min-width:84px}
+th:last-child,td:last-child{padding-right:0}tr:last-child td{border-bottom:0}
 dl{display:grid;grid-template-columns:minmax(110px,max-content) 1fr;gap:5px 16px;margin:0;font-size:.92rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 ul{margin:0;padding-left:1.2em}li{margin:3px 0;overflow-wrap:anywhere}
@@ -48,6 +49,10 @@ img,svg{display:block;width:100%;height:auto}img{border-radius:10px}
 svg text{fill:var(--soft);font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 svg .name{fill:var(--ink)}svg .grid-line{stroke:var(--grid)}svg .axis{stroke:var(--c)}
 """
+
+
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""What a page may load: nothing, so that a browser holds it to standing alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,7 @@ def page(title: str, sections: Iterable[Section], *, lead: str = "") -> str:
     parts += _grid(row)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><main><h1>{escape(title)}</h1>{lead}\n" + "\n".join(parts) + "\n</main></body></html>\n"

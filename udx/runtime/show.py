@@ -13,11 +13,11 @@ from udx.runtime.statistics import Summary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLUMNS = ("median", "95 % interval", "mean", "p90", "p95", "p99", "p99.9", "max", "std", "CoV")
+STATISTICS = ("median", "95 % from", "95 % to", "mean", "p90", "p95", "p99", "p99.9", "max", "std", "CoV")
 _STANDARD = frozenset({"inputs", "network", "end_to_end", "network_cpu"})
 _SHOWN_APART = frozenset({"backend", "version", "provider", "threads"})
 TONES: dict[str, html.Tone] = {"equivalent": "good", "different": "bad", "cannot tell": "unsure"}
-STAGE_NAMES = {"end_to_end": "end to end", "network_cpu": "network, processor time"}
+STAGE_NAMES = {"end_to_end": "end to end", "network_cpu": "processor time"}
 
 
 def terminal(report: BenchReport) -> "RenderableType":
@@ -32,9 +32,8 @@ def terminal(report: BenchReport) -> "RenderableType":
         grid.add_column("")
         for stage in engine.stages:
             grid.add_column(stage_name(stage), justify="right")
-        cells = [_cells(summary) for summary in engine.stages.values()]
-        for column, row in zip(COLUMNS, zip(*cells, strict=True), strict=True):
-            grid.add_row(column, *row)
+        for row in _statistics(engine):
+            grid.add_row(*row)
         lines.append(grid)
     style = "bold"
     if report.comparison:
@@ -95,17 +94,15 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
         sections += _comparison_sections(report, report.comparison)
     if any(engine.accuracy for engine in engines.values()):
         sections.append(html.Section("Accuracy of these files, %", _accuracy_table(engines)))
-    rows = [
-        (f"{name}: {stage_name(stage)}", *_cells(summary))
-        for name, engine in engines.items()
-        for stage, summary in engine.stages.items()
-    ]
     histogram = html.figure(svg.histogram_svg(network), "Network stage, ms; dashed: medians.")
     stages = html.figure(svg.bars_svg(means), "Means, which add up, ms. Inputs: decoding, resizing and pooling plan.")
     order = html.figure(svg.series_svg(network), "Network stage in the order measured; the slowest 1 % on the edge.")
     return [
         *sections,
-        html.Section("Latency, ms", html.table(("stage", *COLUMNS), rows)),
+        *(
+            html.Section(f"{name}: latency, ms", _latency_table(engine), half=report.against is not None)
+            for name, engine in engines.items()
+        ),
         html.Section("Distribution", histogram, half=True),
         html.Section("Stages", stages, half=True),
         html.Section("Over time", order, half=True),
@@ -291,11 +288,21 @@ def _engines(report: BenchReport) -> dict[str, EngineReport]:
     return dict(zip(names, (report.engine, report.against), strict=True))
 
 
+def _statistics(engine: EngineReport) -> list[tuple[str, ...]]:
+    """A row per statistic, a column per stage."""
+    columns = [_cells(summary) for summary in engine.stages.values()]
+    return [(name, *row) for name, row in zip(STATISTICS, zip(*columns, strict=True), strict=True)]
+
+
+def _latency_table(engine: EngineReport) -> str:
+    return html.table(("", *map(stage_name, engine.stages)), _statistics(engine))
+
+
 def _cells(summary: Summary) -> tuple[str, ...]:
-    low, high = summary.median_ci95
-    percentiles = summary.p90, summary.p95, summary.p99, summary.p99_9, summary.max, summary.std
-    figures = [f"{value:.2f}" for value in percentiles]
-    return f"{summary.median:.2f}", f"{low:.2f} to {high:.2f}", f"{summary.mean:.2f}", *figures, f"{summary.cov:.1%}"
+    """In the order of ``STATISTICS``; the interval is that of the median."""
+    percentiles = summary.p90, summary.p95, summary.p99, summary.p99_9
+    figures = summary.median, *summary.median_ci95, summary.mean, *percentiles, summary.max, summary.std
+    return *(f"{value:.2f}" for value in figures), f"{summary.cov:.1%}"
 
 
 def _protocol_facts(report: BenchReport) -> list[tuple[str, str]]:
