@@ -40,7 +40,10 @@ table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:
 th,td{padding:7px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:.82rem}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal;min-width:84px}
-th:last-child,td:last-child{padding-right:0}tr:last-child td{border-bottom:0}
+th:last-child,td:last-child{padding-right:0}th{white-space:normal}
+@media (max-width:520px){table{font-size:.8rem}th{font-size:.72rem}th,td{padding:6px 4px}section{padding:14px 12px}
+th:first-child,td:first-child{min-width:60px}}
+tr:last-child td{border-bottom:0}
 dl{display:grid;grid-template-columns:minmax(110px,max-content) 1fr;gap:5px 16px;margin:0;font-size:.92rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 ul{margin:0;padding-left:1.2em}li{margin:3px 0;overflow-wrap:anywhere}
