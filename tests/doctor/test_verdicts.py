@@ -74,6 +74,7 @@ def test_where_everything_works_there_is_nothing_to_mend():
     assert lines[2:] == [
         "NVIDIA driver 580.65, for CUDA up to 13.0",
         "Some GPU, compute capability 8.9, 16 GiB",
+        "ONNX Runtime has CUDA, CPU",
     ]
     for name in ("onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"):
         diagnosis.require(name)
@@ -96,6 +97,17 @@ def test_a_machine_without_a_gpu_builds_for_tensorrt_rtx_and_runs_onnxruntime():
         diagnosis.require("tensorrt-rtx")
 
 
+def test_plans_build_without_what_runs_them():
+    diagnosis = diagnose(machine(), everything(pycuda=ABSENT, cuda_bindings=Probed(failure="it crashes")))
+    said = answers(diagnosis)
+    for name in ("tensorrt", "tensorrt-rtx"):
+        assert said[f"{name} build"].verdict == "yes"
+        assert said[f"{name} run"].mend == (
+            "pip install pycuda (it compiles, and needs a CUDA toolkit for that)",
+            "pip install --force-reinstall 'cuda-bindings==13.*'",
+        )
+
+
 def test_a_base_install_says_what_to_install():
     found = dict.fromkeys(everything(), ABSENT) | {"driver": NO_DRIVER}
     diagnosis = diagnose(machine(versions={"udx": "0.1.0"}, torch_cuda=None), found)
@@ -112,15 +124,18 @@ def test_a_base_install_says_what_to_install():
     assert said["tensorrt build"].mend[0] == "pip install 'tensorrt>=10.15'"
     assert said["tensorrt-rtx build"].mend[0] == "pip install 'udx[rtx]'"
     assert said["torch"].mend == ("pip install 'udx[train]'",)
+    assert said["tensorrt-rtx run"].why == (
+        "it is not installed, and no NVIDIA driver is installed, and pycuda is not installed, and cuda-bindings is not "
+        "installed"
+    )
     text = "\n".join(cures(diagnosis))
-    assert text.count("pip install pycuda") == 1
-    assert "cannot use pycuda (plans: memory and streams on the GPU): it is not installed" in text
+    assert "cannot use pycuda (plans: memory and streams on the GPU): pycuda is not installed" in text
 
 
 def test_an_older_driver_gets_the_packages_for_its_cuda():
     found = everything(driver=driver(cuda=(12, 4)), tensorrt=ABSENT, cuda_bindings=ABSENT)
     said = answers(diagnose(machine(), found))
-    assert said["tensorrt run"].mend == ("pip install 'tensorrt-cu12>=10.15'",)
+    assert said["tensorrt run"].mend == ("pip install 'tensorrt-cu12>=10.15'", "pip install 'cuda-bindings==12.*'")
     assert said["cuda-bindings"].mend == ("pip install 'cuda-bindings==12.*'",)
 
 

@@ -43,13 +43,17 @@ class Library:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Everything that ``udx doctor`` tells; ``cuda`` is the newest that the driver runs."""
+    """Everything that ``udx doctor`` tells.
+
+    ``cuda`` is the newest that the driver runs, ``providers`` are those that ONNX Runtime was built with.
+    """
 
     machine: Machine
     driver: str | None
     cuda: str | None
     gpus: tuple[dict[str, Any], ...]
     gpu: Answer
+    providers: tuple[str, ...]
     backends: tuple[Backend, ...]
     libraries: tuple[Library, ...]
 
@@ -78,12 +82,13 @@ def no(why: str, *mend: str) -> Answer:
 
 
 def all_of(*answers: Answer) -> Answer:
-    """Several things are needed; every one that is missing is said."""
+    """Several things are needed; every one that is missing is said, once."""
     missing = [answer for answer in answers if answer.verdict != "yes"]
     if not missing:
         return YES
     mend = tuple(dict.fromkeys(command for answer in missing for command in answer.mend))
-    return no(", and ".join(answer.why for answer in missing if answer.why), *mend)
+    reasons = dict.fromkeys(answer.why for answer in missing if answer.why)
+    return no(", and ".join(reasons), *mend)
 
 
 def in_turn(*answers: Answer) -> Answer:

@@ -40,6 +40,9 @@ def machine_lines(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"{gpu['name']}, compute capability {capability}, {gpu['memory_bytes'] / 2**30:.0f} GiB"
     if not diagnosis.gpus:
         yield f"no GPU: {diagnosis.gpu.why}"
+    if diagnosis.providers:
+        names = (provider.removesuffix("ExecutionProvider") for provider in diagnosis.providers)
+        yield f"ONNX Runtime has {', '.join(names)}"
 
 
 def cures(diagnosis: Diagnosis) -> Iterator[str]:

@@ -9,6 +9,7 @@ from udx.doctor.diagnosis import YES, Answer, Backend, Diagnosis, Library, all_o
 from udx.doctor.machine import Machine
 
 INSTALL_DRIVER: Final = "sudo ubuntu-drivers install (in a container: docker run --gpus all)"
+INSTALL_PYCUDA: Final = "pip install pycuda (it compiles, and needs a CUDA toolkit for that)"
 SHOW_GPU: Final = "unset CUDA_VISIBLE_DEVICES, or go to a machine with an NVIDIA GPU"
 OLDEST_TENSORRT: Final = (10, 15)
 OLDEST_GPU: Final = (8, 0)
@@ -23,6 +24,15 @@ def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
     found = driver.facts
     gpu, triton, torch = _gpu(driver), _triton(probed["triton"]), _torch(machine)
     kernels = all_of(triton, torch)  # the kernels stand beside their torch operators
+    pycuda = _driver_library("pycuda", "plans: memory and streams on the GPU", probed["pycuda"], gpu, INSTALL_PYCUDA)
+    bindings = _driver_library(
+        "cuda-bindings",
+        "plans: CUDA graphs",
+        probed["cuda_bindings"],
+        gpu,
+        f"pip install 'cuda-bindings=={_cuda_major(driver)}.*'",
+    )
+    launcher = all_of(_recent(driver, gpu), pycuda.works, bindings.works)
     return Diagnosis(
         machine=machine,
         driver=found.get("version"),
@@ -32,9 +42,10 @@ def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
         backends=(
             _onnxruntime(probed["onnxruntime"]),
             _onnxruntime_cuda(probed["onnxruntime"], machine, gpu),
-            _tensorrt(probed["tensorrt"], driver, gpu, kernels),
-            _tensorrt_rtx(probed["tensorrt_rtx"], driver, gpu, kernels),
+            _tensorrt(probed["tensorrt"], driver, gpu, kernels, launcher),
+            _tensorrt_rtx(probed["tensorrt_rtx"], driver, gpu, kernels, launcher),
         ),
+        providers=tuple(probed["onnxruntime"].facts.get("providers", ())),
         libraries=(
             _library("triton", "the kernels of plans, and training on a GPU", probed["triton"], triton),
             Library(
@@ -43,16 +54,8 @@ def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
                 needed_for="training, export, and the kernels of plans",
                 works=torch,
             ),
-            _driver_library(
-                "pycuda", "plans: memory and streams on the GPU", probed["pycuda"], gpu, "pip install pycuda"
-            ),
-            _driver_library(
-                "cuda-bindings",
-                "plans: CUDA graphs",
-                probed["cuda_bindings"],
-                gpu,
-                f"pip install 'cuda-bindings=={_cuda_major(driver)}.*'",
-            ),
+            pycuda,
+            bindings,
         ),
     )
 
@@ -124,31 +127,30 @@ def _onnxruntime_cuda(probed: Probed, machine: Machine, gpu: Answer) -> Backend:
     return Backend(name="onnxruntime-cuda", version=probed.facts.get("version"), build=YES, run=run)
 
 
-def _tensorrt(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer) -> Backend:
+def _tensorrt(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer, launcher: Answer) -> Backend:
     install = "pip install 'tensorrt{}>=10.15'".format("-cu12" if _cuda_major(driver) == 12 else "")
     version = probed.facts.get("version")
     library = _loads(probed, install)
     if version and (not probed.facts["compiled_plugins"] or _older(version, OLDEST_TENSORRT)):
         library = no(f"TensorRT {version} embeds no compiled plugins", install)
-    needed = all_of(library, _recent(driver, gpu))
     reinstall = install.replace("install", "install --force-reinstall")
     return Backend(
         name="tensorrt",
         version=version,
-        build=in_turn(all_of(needed, kernels), _starts(probed.facts.get("builder"), reinstall)),
-        run=in_turn(needed, _starts(probed.facts.get("runtime"), reinstall)),
+        build=in_turn(all_of(library, _recent(driver, gpu), kernels), _starts(probed.facts.get("builder"), reinstall)),
+        run=in_turn(all_of(library, launcher), _starts(probed.facts.get("runtime"), reinstall)),
     )
 
 
-def _tensorrt_rtx(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer) -> Backend:
+def _tensorrt_rtx(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer, launcher: Answer) -> Backend:
     library = _loads(probed, "pip install 'udx[rtx]'")
-    reinstall = "pip install --force-reinstall tensorrt-rtx"
+    reinstall = "pip install --force-reinstall tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
     return Backend(
         name="tensorrt-rtx",
         version=probed.facts.get("version"),
         build=in_turn(all_of(library, kernels), _starts(probed.facts.get("builder"), reinstall)),
         run=in_turn(
-            all_of(library, _recent(driver, gpu)),
+            all_of(library, launcher),
             _starts(probed.facts.get("runtime"), reinstall),
             _listed_by_rtx(driver, gpu),
         ),
@@ -192,19 +194,23 @@ def _library(name: str, needed_for: str, probed: Probed, works: Answer) -> Libra
 def _driver_library(name: str, needed_for: str, probed: Probed, gpu: Answer, install: str) -> Library:
     """A library that loads the driver's: without a GPU it is no wonder that it does not start."""
     if not probed.installed:
-        works = _loads(probed, install)
+        works = _loads(probed, install, name)
     else:
         reinstall = install.replace("install", "install --force-reinstall")
-        works = in_turn(gpu, _loads(probed, reinstall), _starts(probed.facts.get("starts"), reinstall))
+        starts = _starts(probed.facts.get("starts"), reinstall, name)
+        works = in_turn(gpu, _loads(probed, reinstall, name), starts)
     return _library(name, needed_for, probed, works)
 
 
-def _loads(probed: Probed, mend: str) -> Answer:
-    return YES if probed.failure is None else no(probed.failure, mend)
+def _loads(probed: Probed, mend: str, subject: str = "it") -> Answer:
+    if probed.failure is None:
+        return YES
+    own_words = probed.failure.startswith("it ")
+    return no(subject + probed.failure.removeprefix("it") if own_words else probed.failure, mend)
 
 
-def _starts(failure: str | None, mend: str) -> Answer:
-    return YES if failure is None else no(f"it does not start: {failure}", mend)
+def _starts(failure: str | None, mend: str, subject: str = "it") -> Answer:
+    return YES if failure is None else no(f"{subject} does not start: {failure}", mend)
 
 
 def _older(version: str, oldest: tuple[int, int]) -> bool:

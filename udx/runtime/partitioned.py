@@ -240,7 +240,7 @@ def require_runnable(file: PartitionedFile, version: str, device: CudaDevice) ->
     if plan.backend_version != version:
         raise UdxError(
             f"{file.path} was built by TensorRT-RTX {plan.backend_version}, and TensorRT-RTX {version} is here; build "
-            f"it again, or pip install tensorrt-rtx=={plan.backend_version}"
+            "it again"
         )
     portable = plan.capabilities == PORTABLE and device.arch > min(PORTABLE)
     if device.arch not in plan.capabilities and not portable:
