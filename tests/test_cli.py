@@ -16,7 +16,7 @@ VERBS = {
     "data check": {"--version", "--files", "--json"},
     "train": {
         "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
-        "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--json",
+        "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run", "--json",
     },
     "replay": {"--json"},
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
@@ -201,6 +201,20 @@ def test_a_damaged_file_in_training_is_one_sentence(
     arguments = ("--student", "fusion", "--data", root, "--out", tmp_path / "run", "--epochs", 1, *settings)
     status, _, error = udx(capsys, monkeypatch, "train", *arguments)
     assert status == 2
+def test_a_dry_run_shows_everything_and_writes_nothing(capsys, monkeypatch, tmp_path, world_root):
+    monkeypatch.chdir(tmp_path)
+    settings = [part for assignment in (*TINY, "distillation.inherit=nothing") for part in ("--set", assignment)]
+    for source in ((), ("--data", world_root)):
+        status, out, error = udx(
+            capsys, monkeypatch, "train", *source, "--teacher", "lidar", "--dry-run", *settings, "--json", "dry.json"
+        )
+        assert status == 0, error
+        for said in ('"recipe": "nano"', "trained", "activations", "one step on the CPU"):
+            assert said in out
+        assert [path.name for path in tmp_path.iterdir()] == ["dry.json"]
+    assert json.loads(Path("dry.json").read_text())["steps"] == 8
+
+
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()

@@ -91,14 +91,29 @@ def check(root: Path, version: str | None, files: bool, json_file: Path | None) 
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one field of the recipe; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Show configuration, sizes, memory and one timed step; write nothing.")
 @JSON
-def train(root: Path | None, json_file: Path | None, **request: Any) -> None:
-    """Train a detector, with a teacher if one is named, and evaluate it."""
+def train(root: Path | None, json_file: Path | None, dry_run: bool, **request: Any) -> None:
+    """Train a detector, with a teacher if one is named, and evaluate it.
+
+    Several processes, started by torchrun or accelerate launch, train together; the first one writes.
+    """
     from udx.console import bar, say
     from udx.files import write_json
-    from udx.train.job import Request, run_request
+    from udx.processes import is_main
+    from udx.train.job import Request, rehearse_request, run_request
+    from udx.train.show import show_rehearsal
 
-    run, metrics = run_request(Request(data=root, **request), bar)
+    asked = Request(data=root, **request)
+    if dry_run:
+        rehearsal = rehearse_request(asked, bar)
+        if json_file:
+            write_json(json_file, rehearsal.to_json())
+        show_rehearsal(rehearsal)
+        return
+    run, metrics = run_request(asked, bar)
+    if not is_main():
+        return
     if json_file:
         write_json(json_file, metrics.to_json())
     say(f"{run.folder}: mAP {metrics.mean_ap:.3f}, NDS {metrics.nds:.3f}")
@@ -185,6 +200,40 @@ def check_file(file: Path, json_file: Path | None) -> None:
     if json_file:
         write_json(json_file, description.to_json())
     show(description)
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option("--data", "root", type=FOLDER, help="nuScenes dataroot  [default: the synthetic world]")
+@VERSION
+@click.option("--split", help="Split to calibrate on  [default: train, or mini_train]")
+@click.option(
+    "--method",
+    type=click.Choice(["entropy", "mse", "percentile", "max"]),
+    default="entropy",
+    show_default=True,
+    help="How the largest magnitude of an activation is chosen.",
+)
+@click.option("--precision", type=click.Choice(["int8", "fp8"]), default="int8", show_default=True)
+@click.option("--samples", default=64, show_default=True, help="Keyframes to calibrate with, of all scenes alike.")
+@click.option("--judged", default=48, show_default=True, help="Keyframes of other scenes to measure the loss on.")
+@click.option("--max-map-drop", default=0.5, show_default=True, help="Points of mAP that may be lost.")
+@click.option("--like", type=FILE, help="Take over placement and skip list of this calibrated file: its twin's.")
+@click.option("--plain", is_flag=True, help="No sensitivity and no skip list: quantize every layer.")
+@click.option("--force", is_flag=True, help="Take the validation split if it is asked for.")
+@click.option("--out", type=FILE, help="File to write  [default: FILE.int8.onnx, or .fp8.onnx]")
+@click.option("--report", "html_file", type=FILE, help="Write a page with plots, and its JSON beside it.")
+@JSON
+def calibrate(json_file: Path | None, html_file: Path | None, **request: Any) -> None:
+    """Quantize FILE, an FP32 file that udx export wrote, and tell what that costs."""
+    from udx.calibration.job import Request
+    from udx.calibration.job import calibrate as calibrate_file
+    from udx.calibration.report import write_report
+    from udx.console import say, ticking
+
+    calibrated = calibrate_file(Request(**request), ticking)
+    write_report(calibrated, html_file=html_file, json_file=json_file)
+    say(calibrated.summary())
 
 
 @main.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 from udx import processes
 from udx.config import with_override
-from udx.data.dataset import default_splits, open_or_make
+from udx.data.dataset import WORLD_ROOT, default_splits, open_or_make
 from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
 from udx.data.nuscenes import load_keyframes
@@ -21,6 +21,7 @@ from udx.train.examiner import Examiner
 from udx.train.loop import Job, Progress, train
 from udx.train.methods import METHODS
 from udx.train.recipes import RECIPES, RunConfig
+from udx.train.rehearsal import Rehearsal, rehearse
 from udx.train.run import RUNS, Run, finished_runs
 
 if TYPE_CHECKING:
@@ -99,6 +100,24 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
         resume=request.resume,
     )
     return fit(lineup, data, bar)
+
+
+def rehearse_request(request: Request, bar: Bar) -> Rehearsal:
+    """Take one step of what was asked for and measure it; nothing is written, no teacher is trained.
+
+    Raises:
+        UdxError: the recipe, a split, an override, the teacher or the data does not exist or does not fit.
+    """
+    config = resolve_config(request)
+    data = open_data(request, config, bar) if request.data or WORLD_ROOT.exists() else None
+    teacher: Run | Modality | None = None
+    if request.teacher in get_args(Modality):
+        modality: Modality = request.teacher  # type: ignore[assignment]
+        teacher = (find_alone(request.recipe, modality, data) if data else None) or modality
+    elif request.teacher != "none":
+        teacher = Run(Path(request.teacher))
+    with bar("one step") as tick:
+        return rehearse(config, data.train if data else [], teacher, lambda done, total: tick(done, total, ""))
 
 
 def join_processes() -> None:

@@ -34,7 +34,7 @@ from udx.train.replay import Breakage
 from udx.train.rng import restore_rng, rng_state
 from udx.train.run import Run, git_commit
 from udx.train.sampling import EpochSampler, class_balanced
-from udx.train.schedule import learning_rate
+from udx.train.schedule import learning_rate, make_optimiser
 from udx.train.teaching import Teaching, begin_teaching
 
 
@@ -189,12 +189,7 @@ class _Session:
     def _prepare(self) -> None:
         """Bring optimiser and schedule to the device."""
         config = self.job.config.train.optimiser
-        optimiser = torch.optim.AdamW(
-            self.learner.parameters,
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True if self.accelerator.device.type == "cuda" else None,
-        )
+        optimiser = make_optimiser(self.learner.parameters, config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate(step, self.steps, config)
         )

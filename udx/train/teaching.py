@@ -77,6 +77,36 @@ def begin_teaching(
         UdxError: the teacher cannot be read, the two cannot be compared, or the cache is damaged or of other lessons.
     """
     detector, record = load_teacher(run)
+    return teaching_between(
+        detector,
+        record,
+        student,
+        config,
+        keyframes,
+        student_mAP=student_mAP,
+        cache=cache,
+        device=device,
+        warn=warn,
+    )
+
+
+def teaching_between(
+    detector: Detector,
+    record: TeacherRecord,
+    student: Detector,
+    config: RunConfig,
+    keyframes: Sequence[KeyFrame],
+    *,
+    student_mAP: float | None = None,
+    cache: Path | None = None,
+    device: torch.device,
+    warn: Callable[[str], None] = lambda sentence: None,
+) -> Teaching:
+    """``begin_teaching`` with a teacher that is loaded already.
+
+    Raises:
+        UdxError: the two cannot be compared, or the cache is damaged or of other lessons.
+    """
     modality = config.detector.spec.modality
     sentence = doubt(record, modality, student_mAP)
     if sentence:
