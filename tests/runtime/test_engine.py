@@ -31,8 +31,9 @@ def test_other_kinds_of_engine_are_told_apart(tmp_path: Path, head: bytes, said:
 @pytest.mark.parametrize("head", [b"ftrt", b"some"])
 def test_a_plan_of_tensorrt_is_identified_by_its_record(tmp_path: Path, head: bytes) -> None:
     path = write_plan(tmp_path / "student.plan", head + bytes(100))
-    with pytest.raises(UdxError, match="is a TensorRT plan; udx reads ONNX engines"):
-        open_engine(path)
+    assert open_engine(path).manifest == MANIFEST
+    with pytest.raises(UdxError, match=r"is a TensorRT plan, which runs on what it was built for \(tensorrt\)"):
+        open_engine(path, "onnxruntime")
     found = identify(path)
     assert (found.structure, found.manifest, found.bytes) == (STRUCTURE, MANIFEST, 104)
     path.write_bytes(head + bytes(101))
@@ -60,10 +61,14 @@ def test_a_runner_needs_a_thread(make_engine) -> None:
         open_engine(make_engine(), threads=0)
 
 
-def test_the_runtime_imports_no_torch_and_nothing_heavy() -> None:
+def test_no_module_of_the_runtime_imports_torch_or_anything_heavy() -> None:
     code = (
-        "import sys, udx.runtime.bench, udx.runtime.predict, udx.runtime.show\n"
-        "heavy = {'torch', 'nuscenes', 'onnxruntime', 'onnx', 'matplotlib', 'transformers'} & set(sys.modules)\n"
+        "import importlib, pkgutil, sys, udx.runtime\n"
+        "found = [module.name for module in pkgutil.walk_packages(udx.runtime.__path__, 'udx.runtime.')]\n"
+        "assert {'udx.runtime.bench', 'udx.runtime.torch_runner', 'udx.runtime.device.frame'} <= set(found)\n"
+        "for name in found: importlib.import_module(name)\n"
+        "heavy = {'torch', 'nuscenes', 'onnxruntime', 'onnx', 'matplotlib', 'transformers', 'pycuda', 'cuda', 'tensorrt',"
+        " 'tensorrt_rtx_bindings', 'triton'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

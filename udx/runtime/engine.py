@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from udx.errors import UdxError
+from udx.runtime.device.runner import open_bundle, open_plan
 from udx.runtime.engine_file import read_engine
 from udx.runtime.onnx_file import OnnxFile
 from udx.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -27,15 +28,15 @@ _RUN: Final[Mapping[str, Callable[[Path, int | None], Runner]]] = {
     "torch-compile-cuda": lambda folder, threads: TorchRunner(folder, "cuda", threads, compiled=True),
 }
 
-BACKENDS: Final = ("auto", *_ONNX, *_RUN)
+BACKENDS: Final = ("auto", *_ONNX, "tensorrt", "tensorrt-rtx", *_RUN)
 
 
 def open_engine(path: Path, backend: str = "auto", threads: int | None = None) -> Runner:
     """Open an engine file, or the folder of a run, with the backend that its content asks for.
 
     ``auto`` runs ONNX files in ONNX Runtime on the CPU and runs in torch on the CPU: on a GPU only if that is asked
-    for. Plans run on what they were built for. ``threads`` bounds the CPU threads of one operator; without it the
-    backend decides.
+    for. Plans run on what they were built for, and need nothing of a GPU before they are activated. ``threads`` bounds
+    the CPU threads of one operator; without it the backend decides.
 
     Raises:
         UdxError: the file is missing, damaged, or of a kind that the backend does not run.
@@ -48,12 +49,12 @@ def open_engine(path: Path, backend: str = "auto", threads: int | None = None) -
         case OnnxFile() as file:
             return _chosen(_ONNX, backend, f"{path} is an ONNX file")(file, threads)
         case PartitionedFile() as file:
-            _require_unasked(backend, f"{path} is a partitioned plan")
-            return PartitionedRunner(file, threads)
+            own = file.plan.backend
+            _require_own(own, backend, f"{path} is a partitioned plan")
+            return PartitionedRunner(file, threads) if own == "onnxruntime" else open_bundle(file)
         case PlanFile() as file:
-            raise UdxError(
-                f"{file.path} is a TensorRT plan; udx reads ONNX engines: give the file that udx export wrote"
-            )
+            _require_own("tensorrt", backend, f"{path} is a TensorRT plan")
+            return open_plan(file)
 
 
 def _chosen(
@@ -65,6 +66,6 @@ def _chosen(
     return openers[next(iter(openers)) if backend == "auto" else backend]
 
 
-def _require_unasked(backend: str, what: str) -> None:
-    if backend != "auto":
-        raise UdxError(f"{what}, which runs on what it was built for; leave --backend out")
+def _require_own(own: str, backend: str, what: str) -> None:
+    if backend not in ("auto", own):
+        raise UdxError(f"{what}, which runs on what it was built for ({own}) and not on {backend}; leave --backend out")

@@ -1,0 +1,133 @@
+"""Engines of TensorRT and TensorRT-RTX on the GPU: loaded, bound to the plan's memory, enqueued."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Final, Literal
+
+from udx.errors import UdxError
+from udx.runtime.arena import ITEM_BYTES, PlacedTensor
+from udx.runtime.device.errors import remedy
+from udx.runtime.engine_log import Messages, logger
+from udx.runtime.partitioned import SegmentStep
+
+Library = Literal["tensorrt", "tensorrt-rtx"]
+MODULES: Final[Mapping[Library, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+INSTALL: Final[Mapping[Library, str]] = {"tensorrt": "pip install tensorrt", "tensorrt-rtx": "pip install 'udx[rtx]'"}
+
+
+def load_library(name: Library) -> ModuleType:
+    """Import what runs the engines.
+
+    Raises:
+        UdxError: it is not installed.
+    """
+    try:
+        return import_module(MODULES[name])
+    except ImportError as error:
+        raise UdxError(f"{name} is not installed ({error}); {INSTALL[name]}") from error
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoadedEngine:
+    """An engine, its context, and the step that it does; ``bind`` comes before ``enqueue``.
+
+    ``runtime`` is held because it must outlive the engine.
+    """
+
+    step: SegmentStep
+    source: str
+    runtime: Any
+    engine: Any
+    context: Any
+    messages: Messages
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that it needs while it runs, weights not counted."""
+        return int(self.engine.device_memory_size_v2)
+
+    def bind(self, addresses: Mapping[str, int], scratch: int, scratch_bytes: int) -> None:
+        """Fix the addresses of its inputs, its outputs and its scratch memory.
+
+        Raises:
+            UdxError: the library refuses one.
+        """
+        if scratch_bytes:
+            self.context.set_device_memory(scratch, scratch_bytes)
+        for name in (*self.step.inputs, *self.step.outputs):
+            if not self.context.set_tensor_address(name, addresses[name]):
+                raise self._error(f"takes no memory for {name}")
+
+    def enqueue(self, stream: Any) -> None:
+        """Run it on a stream.
+
+        Raises:
+            UdxError: the library refuses.
+        """
+        self.messages.clear()
+        if not self.context.execute_async_v3(stream.handle):
+            raise self._error("does not run")
+
+    def _error(self, what: str) -> UdxError:
+        said = "; ".join(self.messages.errors[-2:]) or "it gives no reason"
+        return UdxError(f"{self.step.name} of {self.source} {what} ({said}); {remedy(said)}")
+
+
+class EngineLoader:
+    """A library's runtime; engines are of the very version that built them."""
+
+    def __init__(self, trt: ModuleType) -> None:
+        self._trt = trt
+        log, self._messages = logger(trt)
+        self._messages.clear()
+        try:
+            self._runtime = trt.Runtime(log)
+        except TypeError as error:  # how the bindings say that the library returned nothing
+            said = "; ".join(self._messages.errors[-2:]) or "it gives no reason"
+            raise UdxError(f"{trt.__name__} {trt.__version__} cannot start ({said}); see udx doctor") from error
+
+    def load(self, step: SegmentStep, content: bytes, source: str, tensors: Mapping[str, PlacedTensor]) -> LoadedEngine:
+        """Load an engine, which must have just the step's inputs and outputs, without memory of its own.
+
+        Raises:
+            UdxError: the library refuses it, or it is not what the plan says.
+        """
+        self._messages.clear()
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise self._refused(step, source, "cannot be loaded")
+        self._require_same(step, engine, source, tensors)
+        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise self._refused(step, source, "cannot be started")
+        return LoadedEngine(step, source, self._runtime, engine, context, self._messages)
+
+    def _refused(self, step: SegmentStep, source: str, what: str) -> UdxError:
+        said = "; ".join(self._messages.errors[-2:]) or "it gives no reason"
+        advice = "build the plan again on this machine" if remedy(said) == remedy("") else remedy(said)
+        return UdxError(
+            f"{step.name} of {source} {what} by {self._trt.__name__} {self._trt.__version__} ({said}); {advice}"
+        )
+
+    def _require_same(self, step: SegmentStep, engine: Any, source: str, tensors: Mapping[str, PlacedTensor]) -> None:
+        """An engine that read or wrote more than the plan says would do so in other tensors' memory."""
+        mode = self._trt.TensorIOMode
+        wanted = {(name, mode.INPUT, *_facts(tensors[name])) for name in step.inputs}
+        wanted |= {(name, mode.OUTPUT, *_facts(tensors[name])) for name in step.outputs}
+        found = {
+            (
+                name,
+                engine.get_tensor_mode(name),
+                tuple(engine.get_tensor_shape(name)),
+                int(engine.get_tensor_dtype(name).itemsize),
+            )
+            for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
+        }
+        if odd := sorted(str(fact[0]) for fact in wanted ^ found):
+            raise UdxError(f"{step.name} of {source} and its plan do not agree on {odd[0]}; build the plan again")
+
+
+def _facts(tensor: PlacedTensor) -> tuple[tuple[int, ...], int]:
+    return tensor.shape, ITEM_BYTES[tensor.dtype]

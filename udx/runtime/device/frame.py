@@ -1,0 +1,165 @@
+"""A plan ready to run on a GPU: everything is taken when it is made, and a frame takes nothing more."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udx.data.inputs import CALIBRATION
+from udx.errors import UdxError
+from udx.runtime.cuda_driver import CudaDevice
+from udx.runtime.device.cuda import NON_BLOCKING, Device
+from udx.runtime.device.engines import EngineLoader, LoadedEngine, load_library
+from udx.runtime.device.errors import CallError, explained, one_line
+from udx.runtime.device.graph import FrameGraph, StageClock
+from udx.runtime.device.kernels import LoadedKernel, load_kernel
+from udx.runtime.device.memory import Memory
+from udx.runtime.device.program import Program
+from udx.runtime.partitioned import KernelStep, SegmentStep
+
+STAGES: Final = ("upload", "network", "download")
+
+
+class _Enqueueable(Protocol):
+    def enqueue(self, stream: Any) -> None: ...
+
+
+class DeviceFrame:
+    """A plan on its GPU. The context must be current when it is made, run and closed.
+
+    A frame is: copy into page-locked buffers; upload a calibration if there is a new one; launch one CUDA graph that
+    uploads the sensor data, runs every engine and kernel, and downloads the boxes; wait for its end. Nothing is
+    allocated, and the host waits once.
+
+    Where the driver or an engine cannot be captured, the same steps are enqueued one by one; ``graph`` says why.
+
+    Raises:
+        UdxError: a library refuses the plan, or the GPU has not the memory; everything taken is then given back.
+    """
+
+    def __init__(self, device: Device, program: Program, gpu: CudaDevice) -> None:
+        self._memory = Memory(device.cuda)
+        self._steps: list[_Enqueueable] = []
+        self._stream: Any = None
+        try:
+            with explained(f"{program.path} cannot be made ready on the GPU"):
+                self._make_ready(device, program, gpu)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_ready(self, device: Device, program: Program, gpu: CudaDevice) -> None:
+        self._driver = device.cuda.driver
+        self._stream = self._driver.Stream(NON_BLOCKING)
+        self._clock = StageClock(device.cuda, self._stream, STAGES, self._memory)
+        arena = self._memory.on_device(program.arena_bytes, "tensors")
+        self._addresses = {name: arena + tensor.offset for name, tensor in program.tensors.items()}
+        self._hosts = {
+            name: self._memory.on_host(program.tensors[name].spec) for name in (*program.inputs, *program.outputs)
+        }
+        self._sensors = tuple(name for name in program.inputs if name not in CALIBRATION)
+        self._outputs = program.outputs
+        self._resident: dict[str, NDArray[Any]] = {}
+        self._load_steps(device, program, gpu)
+        # Once without a graph: engines do their last preparations when they first run.
+        self._enqueue(captured=False)
+        self._stream.synchronize()
+        self._launch, self.graph = self._captured(device)
+
+    def _load_steps(self, device: Device, program: Program, gpu: CudaDevice) -> None:
+        loader = EngineLoader(load_library(program.library))
+        engines: list[LoadedEngine] = []
+        for step in program.steps:
+            match step:
+                case SegmentStep():
+                    engine = loader.load(step, program.engines[step.file], str(program.path), program.tensors)
+                    engines.append(engine)
+                    self._steps.append(engine)
+                case KernelStep():
+                    self._steps.append(self._kernel(device, program, gpu, step))
+        # Engines run one after the other, so one block serves them all.
+        self.scratch_bytes = max((engine.scratch_bytes for engine in engines), default=0)
+        scratch = self._memory.on_device(self.scratch_bytes, "the engines") if self.scratch_bytes else 0
+        for engine in engines:
+            engine.bind(self._addresses, scratch, self.scratch_bytes)
+        self._memory.on_close(self._steps.clear)  # engines and modules go before the memory that they use
+
+    def _kernel(self, device: Device, program: Program, gpu: CudaDevice, step: KernelStep) -> LoadedKernel:
+        assert program.kernels is not None
+        inputs, outputs = ([self._addresses[name] for name in names] for names in (step.inputs, step.outputs))
+        return load_kernel(
+            device.cuda,
+            program.kernels,
+            step.launch,
+            gpu.arch,
+            image=program.image,
+            shapes=step.shapes(program.tensors),
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    def _captured(self, device: Device) -> tuple[Callable[[], None], str]:
+        """How a frame is launched, and whether that is a graph."""
+        try:
+            graph = FrameGraph(device.cuda, self._stream, lambda: self._enqueue(captured=True), self._memory)
+        except (CallError, UdxError, self._driver.Error) as error:
+            return lambda: self._enqueue(captured=False), f"no: {one_line(error)}"
+        return graph.launch, "yes"
+
+    def _enqueue(self, *, captured: bool) -> None:
+        """Everything that a frame does on the GPU."""
+        self._clock.record(0, captured=captured)
+        for name in self._sensors:
+            self._driver.memcpy_htod_async(self._addresses[name], self._hosts[name], self._stream)
+        self._clock.record(1, captured=captured)
+        for step in self._steps:
+            step.enqueue(self._stream)
+        self._clock.record(2, captured=captured)
+        for name in self._outputs:
+            self._driver.memcpy_dtoh_async(self._hosts[name], self._addresses[name], self._stream)
+        self._clock.record(3, captured=captured)
+
+    def run(
+        self, tensors: Mapping[str, NDArray[Any]], is_held: Callable[[str, NDArray[Any]], bool]
+    ) -> dict[str, NDArray[Any]]:
+        """Run one frame; a calibration that ``is_held``, and is there already, is not uploaded again.
+
+        Raises:
+            CallError: or what pycuda raises: a call of the driver failed.
+            UdxError: an engine refuses to run.
+        """
+        try:
+            for name in self._sensors:
+                np.copyto(self._hosts[name], tensors[name])
+            for name in CALIBRATION:
+                if name in tensors and self._resident.get(name) is not tensors[name]:
+                    self._upload(name, tensors[name], held=is_held(name, tensors[name]))
+            self._launch()
+            self._stream.synchronize()
+        except BaseException:
+            self._resident.clear()
+            with suppress(Exception):  # an interrupted frame ends before the next one writes into its buffers
+                self._stream.synchronize()
+            raise
+        return {name: self._hosts[name].copy() for name in self._outputs}
+
+    def _upload(self, name: str, tensor: NDArray[Any], *, held: bool) -> None:
+        self._resident.pop(name, None)
+        np.copyto(self._hosts[name], tensor)
+        self._driver.memcpy_htod_async(self._addresses[name], self._hosts[name], self._stream)
+        if held:
+            self._resident[name] = tensor
+
+    def times_ms(self) -> dict[str, float]:
+        """Milliseconds on the GPU of the last frame's ``STAGES``."""
+        return self._clock.times_ms()
+
+    def close(self) -> None:
+        """Give everything back, when what is under way has ended; what the GPU has lost is let go."""
+        if self._stream is not None:
+            with suppress(Exception):
+                self._stream.synchronize()
+        self._memory.close()
+        self._steps.clear()
