@@ -27,8 +27,8 @@ VERBS = {
         "--json",
     },
     "bench": {
-        "--engine", "--against", "--positive", "--backend", "--data", "--version", "--split", "--accuracy", "--blocks",
-        "--max-minutes", "--warmup", "--margin", "--clock", "--core", "--threads", "--json", "--html",
+        "--engine", "--run", "--against", "--positive", "--backend", "--data", "--version", "--split", "--accuracy",
+        "--blocks", "--max-minutes", "--warmup", "--margin", "--clock", "--core", "--threads", "--json", "--html",
     },
     "predict": {
         "--engine", "--data", "--version", "--sample", "--split", "--backend", "--score", "--png", "--json",
@@ -96,11 +96,14 @@ def test_help_loads_nothing_heavy():
         (("train", "--set", "detector.spec.grid.cell=0.7"), "not a whole number of 0.7 m cells"),
         (("train", "--set", "train.precision=fp8"), "'fp8' is not one of"),
         (("train", "--student", "radar"), "'radar' is not one of"),
+        (("replay", "nowhere"), "has no broken step to replay"),
         (("eval",), "needs either --run or --engine"),
         (("eval", "--run", "nowhere"), "there is no checkpoint"),
-        (("replay", "nowhere"), "has no broken step to replay"),
         (("eval", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
         (("bench", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
+        (("bench",), "an engine with --engine, or a run with --run"),
+        (("bench", "--run", "nowhere"), "there is no checkpoint"),
+        (("bench", "--run", "nowhere", "--clock", "cpu"), "--clock is for a comparison of engines"),
         (("check", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
         (("export", "--student", "cam", "--run", "nowhere"), "there is no checkpoint"),
         (("export", "--student", "cam", "--precision", "fp8"), "'fp8' is not one of"),
@@ -143,7 +146,7 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
     assert exported["manifest"]["teacher"]["modality"] == "lidar"
     assert exported["parity"]["box"] < 1e-3
 
-    figures = {}
+    figures, before = {}, None
     for name, what in (("run", ("--run", "runs/student")), ("engine", ("--engine", "student.onnx"))):
         status, out, error = udx(capsys, monkeypatch, "eval", *what, *source, "--json", f"{name}.json")
         assert status == 0, error
@@ -163,6 +166,21 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
         assert report[engine]["accuracy"]["mAP"] == pytest.approx(figures["engine"]["mAP"], abs=1e-9)
         assert report[engine]["accuracy"]["split"] == "val"
 
+    for _ in range(2):  # the second time makes and evaluates nothing again
+        status, out, error = udx(
+            capsys, monkeypatch, "bench", "--run", "runs/student", *source, "--blocks", 2, "--warmup", 1,
+            "--json", "formats.json", "--html", "formats.html",
+        )  # fmt: skip
+        assert status == 0, error
+        formats = {row["format"]: row for row in json.loads(Path("formats.json").read_text())["formats"]}
+        for name in ("torch", "ONNX FP32", "partitioned plan"):
+            assert formats[name]["metrics"]["mAP"] == pytest.approx(figures["engine"]["mAP"], abs=1e-6)
+            assert formats[name]["network"]["median"] > 0 and formats[name]["reason"] is None
+        assert all((row["network"] is None) == bool(row["reason"]) for row in formats.values())
+        made = {path: path.stat().st_mtime_ns for path in Path("runs/student/bench").glob("student.*")}
+        assert made == (before or made)
+        before = made
+
     token = open_dataroot(world_root).sample[0]["token"]
     status, out, error = udx(
         capsys, monkeypatch, "predict", "--engine", "student.onnx", *source, "--sample", token[:12],
@@ -179,6 +197,20 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
     assert status == 0, error
     results = json.loads(Path("submission.json").read_text())["results"]
     assert {f"{token}.png" for token in results} == {path.name for path in Path("pictures").iterdir()}
+
+
+def test_a_dry_run_shows_everything_and_writes_nothing(capsys, monkeypatch, tmp_path, world_root):
+    monkeypatch.chdir(tmp_path)
+    settings = [part for assignment in (*TINY, "distillation.inherit=nothing") for part in ("--set", assignment)]
+    for source in ((), ("--data", world_root)):
+        status, out, error = udx(
+            capsys, monkeypatch, "train", *source, "--teacher", "lidar", "--dry-run", *settings, "--json", "dry.json"
+        )
+        assert status == 0, error
+        for said in ('"recipe": "nano"', "trained", "activations", "one step on the CPU"):
+            assert said in out
+        assert [path.name for path in tmp_path.iterdir()] == ["dry.json"]
+    assert json.loads(Path("dry.json").read_text())["steps"] == 8
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -201,20 +233,6 @@ def test_a_damaged_file_in_training_is_one_sentence(
     arguments = ("--student", "fusion", "--data", root, "--out", tmp_path / "run", "--epochs", 1, *settings)
     status, _, error = udx(capsys, monkeypatch, "train", *arguments)
     assert status == 2
-def test_a_dry_run_shows_everything_and_writes_nothing(capsys, monkeypatch, tmp_path, world_root):
-    monkeypatch.chdir(tmp_path)
-    settings = [part for assignment in (*TINY, "distillation.inherit=nothing") for part in ("--set", assignment)]
-    for source in ((), ("--data", world_root)):
-        status, out, error = udx(
-            capsys, monkeypatch, "train", *source, "--teacher", "lidar", "--dry-run", *settings, "--json", "dry.json"
-        )
-        assert status == 0, error
-        for said in ('"recipe": "nano"', "trained", "activations", "one step on the CPU"):
-            assert said in out
-        assert [path.name for path in tmp_path.iterdir()] == ["dry.json"]
-    assert json.loads(Path("dry.json").read_text())["steps"] == 8
-
-
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()

@@ -272,6 +272,7 @@ def build(json_file: Path | None, **request: Any) -> None:
 
 @main.command()
 @click.option("--engine", type=FILE, help="Engine file to measure.")
+@click.option("--run", "run_folder", type=FOLDER, help="Run to evaluate and measure in every format that runs here.")
 @click.option("--against", type=FILE, help="Engine file to compare with, in interleaved blocks.")
 @click.option("--positive", type=FILE, help="Engine known to cost more, as a control  [default: made of an ONNX file]")
 @BACKEND
@@ -292,20 +293,35 @@ def build(json_file: Path | None, **request: Any) -> None:
 @click.option("--threads", type=int, help="CPU threads of the backend.")
 @JSON
 @click.option("--html", "html_file", type=FILE, help="Write the report as a self-contained page.")
-def bench(engine: Path | None, json_file: Path | None, html_file: Path | None, **request: Any) -> None:
+def bench(
+    engine: Path | None, run_folder: Path | None, json_file: Path | None, html_file: Path | None, **request: Any
+) -> None:
     """Measure an engine's latency; with --against, prove whether two engines cost the same."""
-    from udx.commands import bench_engine
-    from udx.console import console, ticking
+    from udx.commands import bench_engine, bench_run
+    from udx.console import console, phases, table, ticking
+    from udx.files import write_json, write_text
+    from udx.formats import HEADER, formats_page
     from udx.runtime.bench import write_report
     from udx.runtime.show import terminal
 
-    if engine is None:
-        raise click.UsageError("name what to measure with --engine")
-    report = bench_engine(engine, ticking=ticking, **request)
-    write_report(report, json=json_file, html=html_file)
-    console.print(terminal(report))
-    if report.stopped:
-        raise UdxError(f"the measurement ended early: {report.stopped}; what was measured is in the report")
+    if (engine is None) == (run_folder is None):
+        raise click.UsageError("name what to measure: an engine with --engine, or a run with --run")
+    if run_folder is not None:
+        found = bench_run(run_folder, ticking=ticking, phases=phases, **request)
+        if json_file:
+            write_json(json_file, found.to_json())
+        if html_file:
+            write_text(html_file, formats_page(found))
+        table(f"{found.run} on split {found.split}", HEADER, [row.cells() for row in found.rows])
+        stopped = found.stopped
+    else:
+        assert engine is not None
+        report = bench_engine(engine, ticking=ticking, **request)
+        write_report(report, json=json_file, html=html_file)
+        console.print(terminal(report))
+        stopped = report.stopped
+    if stopped:
+        raise UdxError(f"the measurement ended early: {stopped}; what was measured is in the report")
 
 
 @main.command()

@@ -23,6 +23,8 @@ from udx.runtime.report import Accuracy, BenchReport, EngineReport
 if TYPE_CHECKING:
     from nuscenes import NuScenes
 
+    from udx.formats import Comparison, Phases
+
 Tick = Callable[[int, int], None]
 Ticking = Callable[[str], AbstractContextManager[Tick]]
 """Opens a progress bar of a title."""
@@ -124,6 +126,36 @@ def bench_engine(
         engine=with_accuracy(report.engine, engine),
         against=with_accuracy(report.against, against) if report.against and against else None,
     )
+
+
+def bench_run(
+    run_folder: Path,
+    *,
+    root: Path | None,
+    version: str | None,
+    split: str | None,
+    threads: int | None,
+    ticking: Ticking,
+    phases: "Phases",
+    **options: Any,
+) -> "Comparison":
+    """Make, evaluate and measure a run in every format that runs here.
+
+    Raises:
+        UdxError: the run or the data cannot be used, or an option is given that is for engines alone.
+    """
+    from udx.formats import Request, compare_formats
+
+    fields = {name: options.pop(name) for name in ("blocks", "warmup", "core")}
+    del options["accuracy"]
+    for name, value in options.items():
+        if value not in (None, "auto"):
+            raise UdxError(f"--{name.replace('_', '-')} is for a comparison of engines, not of formats; leave it out")
+    protocol = Protocol(**{name: value for name, value in fields.items() if value is not None})
+    if protocol.core is not None:
+        threads = threads or 1
+    request = Request(run=run_folder, root=root, version=version, split=split, threads=threads, protocol=protocol)
+    return compare_formats(request, ticking, phases)
 
 
 def predict_keyframe(

@@ -1,0 +1,309 @@
+"""``udx bench --run``: a run in every format that this machine can run: size, accuracy and latency side by side.
+
+Files, and what was found of each, are kept in ``bench`` beneath the run: an interrupted comparison goes on where it
+was, and one that is repeated measures anew but makes and evaluates nothing twice.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import udx
+from udx.config import from_plain
+from udx.data.dataset import default_splits, open_or_make
+from udx.data.evaluation import Metrics, evaluate
+from udx.data.frame import KeyFrame
+from udx.data.nuscenes import load_keyframes
+from udx.errors import UdxError
+from udx.files import read_json, sha256_of, write_json
+from udx.runtime import html, svg
+from udx.runtime.conditions import Conditions, conditions
+from udx.runtime.cuda_driver import cuda_driver, first_device
+from udx.runtime.engine import open_engine
+from udx.runtime.environment import environment
+from udx.runtime.frames import keyframe_frames
+from udx.runtime.measure import Protocol, measure
+from udx.runtime.predict import predict_all
+from udx.runtime.runner import Runner
+from udx.runtime.statistics import Summary, summarise
+from udx.train.run import Run
+
+if TYPE_CHECKING:
+    from nuscenes import NuScenes
+
+    from udx.build.watch import Display
+
+Ticking = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a progress bar of a title."""
+
+Phases = Callable[[str], "AbstractContextManager[Display]"]
+"""Opens a display of steps within steps."""
+
+FRAMES = 20
+"""Keyframes that the measurement goes around."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to compare, on which data; ``None`` leaves a choice to the data."""
+
+    run: Path
+    root: Path | None = None
+    version: str | None = None
+    split: str | None = None
+    threads: int | None = None
+    protocol: Protocol = field(default_factory=Protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A way to run a detector: ``make`` writes its file if it has one, ``backend`` runs it, on a GPU or without."""
+
+    name: str
+    file: str | None
+    make: Callable[[Path], object] | None
+    backend: str = "auto"
+    gpu: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """What was found of a format; ``reason`` is why something is missing."""
+
+    name: str
+    bytes: int | None = None
+    metrics: Metrics | None = None
+    network: Summary | None = None
+    end_to_end: Summary | None = None
+    settings: dict[str, str | int | None] = field(default_factory=dict)
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        stages = {"network": self.network, "end_to_end": self.end_to_end}
+        return {
+            "format": self.name,
+            "bytes": self.bytes,
+            "metrics": self.metrics and self.metrics.to_json(),
+            "settings": self.settings,
+            **{name: summary and dataclasses.asdict(summary) for name, summary in stages.items()},
+            "reason": self.reason,
+        }
+
+    def cells(self) -> list[str]:
+        """As the terminal's table shows them."""
+        if self.network is None:
+            return [self.name, *[""] * 5, self.reason or ""]
+        figures = (self.metrics.mean_ap, self.metrics.nds) if self.metrics else ()
+        return [
+            self.name,
+            f"{(self.bytes or 0) / 2**20:.1f}",
+            *(f"{value:.4f}" for value in figures),
+            *(f"{value:.2f}" for value in (self.network.median, self.network.p99)),
+            "",
+        ]
+
+
+HEADER = ["format", "MiB", "mAP", "NDS", "median, ms", "p99, ms", "why not"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All formats of a run, and how they were compared; ``stopped`` says why the measurement ended early, if so."""
+
+    run: str
+    split: str
+    rows: tuple[Row, ...]
+    blocks: int
+    protocol: Protocol
+    before: Conditions
+    after: Conditions
+    stopped: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the machine that it was measured on."""
+        return {
+            "schema": "udx-formats/1",
+            "run": self.run,
+            "split": self.split,
+            "formats": [row.to_json() for row in self.rows],
+            "protocol": dataclasses.asdict(self.protocol) | {"blocks_measured": self.blocks, "in_flight": 1},
+            "environment": dataclasses.asdict(environment()),
+            "before": dataclasses.asdict(self.before),
+            "after": dataclasses.asdict(self.after),
+            "complete": self.stopped is None,
+            "stopped": self.stopped,
+        }
+
+
+def formats_page(comparison: Comparison) -> str:
+    """The comparison as one self-contained HTML document."""
+    rows = [row.cells()[:-1] for row in comparison.rows if row.network]
+    bars = {row.name: {"network": row.network.median} for row in comparison.rows if row.network}
+    missing = [f"{row.name}: {row.reason}" for row in comparison.rows if row.reason]
+    machine = environment()
+    about = f"Run {comparison.run}, split {comparison.split}; {machine.cpu}, {machine.cores} cores"
+    sections = [
+        html.Section("Side by side", html.table(HEADER[:-1], rows)),
+        html.Section("Network, median", html.figure(svg.bars_svg(bars)), half=True),
+        html.Section("What does not run here, and why", html.bullets(missing), half=True),
+    ]
+    return html.page("One detector in every format", sections, lead=html.paragraph(about, soft=True))
+
+
+def compare_formats(request: Request, ticking: Ticking, phases: Phases) -> Comparison:
+    """Make, evaluate and measure every format of a run; what this machine cannot run gets a reason.
+
+    Raises:
+        UdxError: the run or the data cannot be used, or nothing runs.
+    """
+    run = Run(request.run)
+    spec = run.record().config.detector.spec
+    with ticking("opening the data") as tick:
+        nusc = open_or_make(request.root, request.version, tick)
+        split = request.split or default_splits(nusc.version)[1]
+        keyframes = load_keyframes(nusc, split, max_sweeps=spec.lidar.sweeps if spec.lidar else 1)
+    kept = _Kept(run)
+    rows: dict[str, Row] = {}
+    runners: dict[str, Runner] = {}
+    for one in formats_of(run, kept.folder, request, ticking, phases):
+        rows[one.name] = row = Row(name=one.name)
+        try:
+            path = _made(one, kept, run)
+            runner = open_engine(path, one.backend, request.threads)
+            row.bytes = (run.checkpoint if path.is_dir() else path).stat().st_size
+            row.settings = dict(runner.settings)
+            row.metrics = _metrics_of(one, runner, kept, nusc, split, keyframes, ticking)
+        except UdxError as error:
+            row.reason = str(error)
+        else:
+            runners[one.name] = runner
+    if not runners:
+        raise UdxError(f"no format of {run.folder} runs here: {rows[next(iter(rows))].reason}")
+    frames = keyframe_frames(keyframes[:FRAMES], next(iter(runners.values())).manifest)
+    before = conditions()
+    with ticking("measuring") as tick:
+        measured = measure(list(runners.values()), frames, request.protocol, progress=tick)
+    for name, timings in zip(runners, measured.timings, strict=True):
+        rows[name].network, rows[name].end_to_end = (
+            summarise(timings.samples(stage), request.protocol.seed) for stage in ("network", "end_to_end")
+        )
+    return Comparison(
+        run=run.folder.name,
+        split=split,
+        rows=tuple(rows.values()),
+        blocks=measured.timings[0].blocks,
+        protocol=request.protocol,
+        before=before,
+        after=conditions(),
+        stopped=measured.stopped,
+    )
+
+
+def formats_of(run: Run, folder: Path, request: Request, ticking: Ticking, phases: Phases) -> Iterator[Format]:
+    """Every format that udx makes, from the yardstick to the plans; files that others are made of come first."""
+    fp32, fp16, int8 = (folder / f"student.{name}.onnx" for name in ("fp32", "fp16", "int8"))
+
+    def export(precision: Any) -> Callable[[Path], object]:
+        from udx.export.onnx_export import export_run
+
+        return lambda out: export_run(run, out, precision=precision)
+
+    def calibrate(out: Path) -> object:
+        from udx.calibration.job import Request as Calibration
+        from udx.calibration.job import calibrate
+
+        return calibrate(Calibration(file=fp32, out=out, root=request.root, version=request.version), ticking)
+
+    def plan(source: Path, **settings: Any) -> Callable[[Path], object]:
+        def make(out: Path) -> object:
+            from udx.build.job import Request as Build
+            from udx.build.job import build
+
+            with phases(f"building {out.name}") as display:
+                return build(Build(file=source, out=out, **settings), display)
+
+        return make
+
+    yield Format("torch", None, None, "torch")
+    yield Format("ONNX FP32", fp32.name, export("fp32"))
+    yield Format("ONNX FP16", fp16.name, export("fp16"))
+    yield Format("ONNX INT8", int8.name, calibrate)
+    yield Format("partitioned plan", "student.cpu.plan", plan(fp32, segments="onnxruntime"))
+    yield Format("torch, CUDA", None, None, "torch-cuda", gpu=True)
+    yield Format("ONNX FP32, CUDA", fp32.name, export("fp32"), "onnxruntime-cuda", gpu=True)
+    for backend in ("tensorrt", "tensorrt-rtx"):
+        for source in (fp32, fp16, int8):
+            precision = source.name.split(".")[1]
+            name = f"{backend} {precision.upper()}"
+            yield Format(name, f"student.{precision}.{backend}.plan", plan(source, backend=backend), gpu=True)
+
+
+class _Kept:
+    """What earlier comparisons of a run made and found: valid for its checkpoint and this udx."""
+
+    def __init__(self, run: Run) -> None:
+        self.folder = run.folder / "bench"
+        self._path = self.folder / "formats.json"
+        self._key = {"checkpoint_sha256": sha256_of(run.checkpoint), "udx": udx.__version__}
+        known = read_json(self._path) if self._path.is_file() else {}
+        same = isinstance(known, dict) and known.get("key") == self._key
+        self._files: dict[str, str] = dict(known["files"]) if same else {}
+        self._metrics: dict[str, Any] = dict(known["metrics"]) if same else {}
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is there as it was made."""
+        return path.is_file() and self._files.get(path.name) == sha256_of(path)
+
+    def made(self, path: Path) -> None:
+        """Remember a file that was made."""
+        self._files[path.name] = sha256_of(path)
+        self._write()
+
+    def metrics(self, what: str) -> Metrics | None:
+        """What an evaluation found."""
+        found = self._metrics.get(what)
+        return from_plain(Metrics, found, f"{what} in {self._path}") if found else None
+
+    def found(self, what: str, metrics: Metrics) -> None:
+        """Remember what an evaluation found."""
+        self._metrics[what] = dataclasses.asdict(metrics)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"key": self._key, "files": self._files, "metrics": self._metrics})
+
+
+def _made(one: Format, kept: _Kept, run: Run) -> Path:
+    """The format's file, made if it is not there yet; the run's folder where it needs none."""
+    if one.gpu:
+        first_device(cuda_driver())
+    if one.file is None or one.make is None:
+        return run.folder
+    path = kept.folder / one.file
+    if not kept.has(path):
+        one.make(path)
+        kept.made(path)
+    return path
+
+
+def _metrics_of(
+    one: Format,
+    runner: Runner,
+    kept: _Kept,
+    nusc: "NuScenes",
+    split: str,
+    keyframes: Sequence[KeyFrame],
+    ticking: Ticking,
+) -> Metrics:
+    what = f"{one.name} on {split} of {Path(nusc.dataroot).resolve()} {nusc.version}"
+    metrics = kept.metrics(what)
+    if metrics is None:
+        with ticking(f"evaluating {one.name}") as tick, runner:
+            found = predict_all(runner, keyframes, progress=tick)
+        metrics = evaluate(nusc, split, found, keyframes, modality=runner.manifest.spec.modality)
+        kept.found(what, metrics)
+    return metrics
