@@ -18,6 +18,9 @@ _OPTIONS: Final[Mapping[Provider, dict[str, str]]] = {
     # FP32 means FP32: coordinates and decoding do not bear TF32's 10 bits of mantissa, which is CUDA's default.
     "cuda": {"use_tf32": "0"},
 }
+_HARMFUL: Final = ["ReluQuantRewrite"]
+"""It removes a Relu before a QuantizeLinear whose zero point has the bits of UINT8's least value, even if it is FP8's
+zero: negative values would come through. Graphs without unsigned types gain nothing by it."""
 
 
 class OnnxRuntimeRunner(Runner):
@@ -80,7 +83,9 @@ def open_session(
     if provider == "cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN as pip installs them; without those, the system's are found as ever
     try:
-        session = ort.InferenceSession(model, options, providers=[(wanted, _OPTIONS[provider])])
+        session = ort.InferenceSession(
+            model, options, providers=[(wanted, _OPTIONS[provider])], disabled_optimizers=_HARMFUL
+        )
     except Exception as error:  # onnxruntime's own classes derive from Exception directly
         raise UdxError(f"ONNX Runtime refuses {source} ({first_line(error)}); export it again") from error
     if session.get_providers()[0] != wanted:
