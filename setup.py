@@ -32,6 +32,9 @@ RTX = [
     f"tensorrt-rtx-cu13-libs>=1.7,<2; {ON_X86}",
     f"tensorrt-rtx-cu13-bindings>=1.7,<2; {ON_X86}",
 ]
+TENSORRT = [
+    "tensorrt>=10.15,<12; platform_system == 'Linux' or platform_system == 'Windows'",
+]
 DEV = [
     "pytest>=8.3,<10",
     "hypothesis>=6.100,<7",
@@ -58,6 +61,7 @@ setup(
         "train": TRAIN,
         "cpu": [ONNXRUNTIME],
         "gpu": [ONNXRUNTIME.replace("onnxruntime", "onnxruntime-gpu"), "pycuda>=2024.1", "cuda-bindings>=13,<14"],
+        "tensorrt": TENSORRT,
         "rtx": RTX,
         "dev": DEV,
         "bench": ["spconv>=2.3.8,<3"],
