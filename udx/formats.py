@@ -5,7 +5,7 @@ was, and one that is repeated measures anew but makes and evaluates nothing twic
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,10 @@ FRAMES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to compare, on which data; ``None`` leaves a choice to the data."""
+    """What to compare, on which data; ``None`` leaves a choice to the data.
+
+    ``calibration`` are fields of ``udx.calibration.job.Request`` for the INT8 file.
+    """
 
     run: Path
     root: Path | None = None
@@ -56,6 +59,7 @@ class Request:
     split: str | None = None
     threads: int | None = None
     protocol: Protocol = field(default_factory=Protocol)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +170,14 @@ def compare_formats(request: Request, ticking: Ticking, phases: Phases) -> Compa
         nusc = open_or_make(request.root, request.version, tick)
         split = request.split or default_splits(nusc.version)[1]
         keyframes = load_keyframes(nusc, split, max_sweeps=spec.lidar.sweeps if spec.lidar else 1)
-    kept = _Kept(run)
+    kept = Kept(run)
     rows: dict[str, Row] = {}
     runners: dict[str, Runner] = {}
     for one in formats_of(run, kept.folder, request, ticking, phases):
         rows[one.name] = row = Row(name=one.name)
         try:
-            path = _made(one, kept, run)
-            runner = open_engine(path, one.backend, request.threads)
-            row.bytes = (run.checkpoint if path.is_dir() else path).stat().st_size
+            runner = open_format(one, kept, run, request.threads)
+            row.bytes = (run.checkpoint if runner.path.is_dir() else runner.path).stat().st_size
             row.settings = dict(runner.settings)
             row.metrics = _metrics_of(one, runner, kept, nusc, split, keyframes, ticking)
         except UdxError as error:
@@ -216,7 +219,8 @@ def formats_of(run: Run, folder: Path, request: Request, ticking: Ticking, phase
         from udx.calibration.job import Request as Calibration
         from udx.calibration.job import calibrate
 
-        return calibrate(Calibration(file=fp32, out=out, root=request.root, version=request.version), ticking)
+        what = Calibration(file=fp32, out=out, root=request.root, version=request.version, **request.calibration)
+        return calibrate(what, ticking)
 
     def plan(source: Path, **settings: Any) -> Callable[[Path], object]:
         def make(out: Path) -> object:
@@ -242,7 +246,7 @@ def formats_of(run: Run, folder: Path, request: Request, ticking: Ticking, phase
             yield Format(name, f"student.{precision}.{backend}.plan", plan(source, backend=backend), gpu=True)
 
 
-class _Kept:
+class Kept:
     """What earlier comparisons of a run made and found: valid for its checkpoint and this udx."""
 
     def __init__(self, run: Run) -> None:
@@ -277,23 +281,27 @@ class _Kept:
         write_json(self._path, {"key": self._key, "files": self._files, "metrics": self._metrics})
 
 
-def _made(one: Format, kept: _Kept, run: Run) -> Path:
-    """The format's file, made if it is not there yet; the run's folder where it needs none."""
+def open_format(one: Format, kept: Kept, run: Run, threads: int | None) -> Runner:
+    """Open a format of a run, whose file is made if it is not there yet.
+
+    Raises:
+        UdxError: this machine has not what the format needs, or it cannot be made or opened.
+    """
     if one.gpu:
         first_device(cuda_driver())
-    if one.file is None or one.make is None:
-        return run.folder
-    path = kept.folder / one.file
-    if not kept.has(path):
-        one.make(path)
-        kept.made(path)
-    return path
+    path = run.folder
+    if one.file is not None and one.make is not None:
+        path = kept.folder / one.file
+        if not kept.has(path):
+            one.make(path)
+            kept.made(path)
+    return open_engine(path, one.backend, threads)
 
 
 def _metrics_of(
     one: Format,
     runner: Runner,
-    kept: _Kept,
+    kept: Kept,
     nusc: "NuScenes",
     split: str,
     keyframes: Sequence[KeyFrame],

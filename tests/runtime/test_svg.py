@@ -1,13 +1,14 @@
 """Plots place what they show."""
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from udx.runtime.equivalence import Ratio
-from udx.runtime.svg import bars_svg, curves_svg, histogram_svg, ratios_svg, series_svg, ticks
+from udx.runtime.svg import bars_svg, curves_svg, histogram_svg, ratios_svg, series_svg, standalone, ticks
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,11 @@ def test_curves_are_one_line_a_name_over_a_common_scale():
     heights = [float(point.split(",")[1]) for point in lines[0].split()]
     assert heights == sorted(heights)  # lower values lie lower on the page
     assert lines[1].split(",")[1] == lines[0].split()[1].split(",")[1]  # both series reach 2.0 at one height
+
+
+def test_a_plot_can_be_a_file_of_its_own() -> None:
+    root = ElementTree.fromstring(standalone(bars_svg({"a": {"inputs": 1.0, "network": 3.0}})))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    style = root[0].text
+    used = {value for element in root.iter() for value in re.findall(r"var\((--\w+)\)", element.get("fill") or "")}
+    assert used and all(f"{name}:#" in style for name in used)

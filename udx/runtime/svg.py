@@ -136,6 +136,18 @@ def ratios_svg(rows: Mapping[str, Ratio], margin: float) -> str:
     return _svg(parts, base + 44, "Difference per block with 90 % interval and margin")
 
 
+def standalone(drawing: str) -> str:
+    """A plot as an image file of its own, whose colours are those of a light page."""
+    style = (
+        "svg{--a:#2b6cde;--b:#e2762b;--c:#7d8797;--good:#1a7f4b;--bad:#b42318;--card:#fff;background:#fff}"
+        "text{fill:#626b7a;font:12px system-ui,sans-serif}.name{fill:#1b1f27}.grid-line{stroke:#e9ecf1}"
+        ".axis{stroke:#7d8797}"
+    )
+    return drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        ">", f"><style>{style}</style>", 1
+    )
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About ``count`` round values (1, 2 or 5 times a power of ten apart) within [low, high]."""
     assert low < high
