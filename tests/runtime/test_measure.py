@@ -53,18 +53,18 @@ class Parted:
         assert self.active == 1
         time.sleep(0.001)
 
-    def parts_ms(self) -> dict[str, float]:
-        return {"compute": 0.5, "enqueue": 0.25}
+    def stages_ms(self) -> dict[str, float]:
+        return {"upload": 0.5, "network": 0.25}
 
 
-def test_parts_that_a_runner_tells_are_stages() -> None:
+def test_stages_on_the_gpu_stand_beside_the_others() -> None:
     runner = Parted()
     protocol = Protocol(warmup=1, blocks=3, frames=4)
     (timings,) = measure([runner], [dict], protocol).timings  # type: ignore[list-item]
     assert runner.opened == 1 and runner.active == 0
     assert timings.blocks == 3
-    assert timings.samples("compute").tolist() == [0.5] * 12
-    assert timings.medians("enqueue").tolist() == [0.25] * 3
+    assert timings.samples("gpu_upload").tolist() == [0.5] * 12
+    assert timings.medians("gpu_network").tolist() == [0.25] * 3
     assert timings.medians("network").min() >= 1.0
     assert (timings.samples("network_cpu") < timings.samples("network")).all()  # sleeping is no work
     assert timings.samples("end_to_end") == pytest.approx(timings.samples("inputs") + timings.samples("network"))

@@ -5,6 +5,7 @@ from typing import Final
 
 from udx.runtime.conditions import Conditions, interference
 from udx.runtime.environment import Environment
+from udx.runtime.measure import GPU
 from udx.runtime.report import EngineReport
 
 NOISY_COV: Final = 0.10
@@ -12,8 +13,8 @@ DRIFTING: Final = 0.5
 BUSY_LOAD_PER_CORE: Final = 0.5
 OTHERS_CORES: Final = 0.2
 STOLEN_CORES: Final = 0.05
-ENQUEUE_BOUND: Final = 0.8
-"""The host's share of the device's time from which on it may be what is measured; trtexec warns from there, too."""
+ENQUEUE_BOUND: Final = 0.25
+"""Share of a frame's time outside of the GPU from which on launching work, and not the work, is what takes long."""
 
 
 def doubts_of(
@@ -61,10 +62,9 @@ def _of_an_engine(engine: EngineReport) -> Iterator[str]:
             f"{name} drifts: neighbouring frames correlate by {network.autocorrelation:.2f} (limit {DRIFTING}); "
             "the machine's speed changes while it is measured."
         )
-    if "enqueue" in stages and "compute" in stages:
-        host, device = stages["enqueue"].median, stages["compute"].median
-        if host > ENQUEUE_BOUND * device:
-            yield (
-                f"{name} is enqueue-bound: the host takes {host:.2f} ms to launch what the GPU computes in "
-                f"{device:.2f} ms; capture the frame in a CUDA graph."
-            )
+    on_gpu = sum(summary.median for stage, summary in stages.items() if stage.startswith(GPU))
+    if on_gpu and network.median - on_gpu > ENQUEUE_BOUND * network.median:
+        yield (
+            f"{name} is enqueue-bound: of {network.median:.2f} ms only {on_gpu:.2f} ms pass on the GPU; have the frame "
+            "captured as a CUDA graph, or give the host a faster core."
+        )

@@ -22,6 +22,9 @@ Progress = Callable[[int, int], None]
 
 Clock = Literal["wall", "cpu"]
 
+GPU: Final = "gpu_"
+"""How the names of stages on the GPU begin."""
+
 REOPENED_WARMUP: Final = 3
 """Frames of warm-up after an engine was opened anew: its memory is fresh, the machine is warm already."""
 
@@ -78,11 +81,11 @@ class Protocol:
 
 
 @runtime_checkable
-class TellsParts(Interface):
-    """A runner that knows how long the parts of its last frame took, as a device's events tell it."""
+class TellsStages(Interface):
+    """A runner that knows how long the stages of its last frame took on the GPU, as events there tell it."""
 
-    def parts_ms(self) -> Mapping[str, float]:
-        """Milliseconds by part, the same parts for every frame; ``enqueue`` is the host's time to launch them all."""
+    def stages_ms(self) -> Mapping[str, float]:
+        """Milliseconds by stage, the same stages for every frame, one after the other."""
 
 
 @dataclass(slots=True)
@@ -91,7 +94,7 @@ class Timings:
 
     ``inputs`` is everything before the network, ``network`` the runner's ``infer``, ``end_to_end`` both;
     ``network_cpu`` is the processor time that this process spent during ``network``, of all its threads together.
-    Others are what the runner tells of parts of the network.
+    Stages of ``GPU`` are what a runner tells of the network there.
     """
 
     stages: dict[str, list[FloatArray]] = field(default_factory=dict)
@@ -242,8 +245,9 @@ def _visit(runner: Runner, frames: Sequence[Frame], first: int, count: int) -> l
             end = time.perf_counter_ns()
             worked = time.process_time_ns() - cpu
             stages = {"inputs": ready - begin, "network": end - ready, "end_to_end": end - begin, "network_cpu": worked}
-            parts = runner.parts_ms() if isinstance(runner, TellsParts) else {}
-            measured.append({name: took / 1e6 for name, took in stages.items()} | dict(parts))
+            told = runner.stages_ms() if isinstance(runner, TellsStages) else {}
+            on_gpu = {GPU + name: took for name, took in told.items()}
+            measured.append({name: took / 1e6 for name, took in stages.items()} | on_gpu)
     finally:
         if collected:
             gc.enable()

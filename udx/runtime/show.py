@@ -7,6 +7,7 @@ from udx.runtime import html, svg
 from udx.runtime.conditions import Conditions, interference
 from udx.runtime.environment import Environment
 from udx.runtime.equivalence import Equivalence, Ratio
+from udx.runtime.measure import GPU
 from udx.runtime.report import BenchReport, Comparison, EngineReport, headline, title_of
 from udx.runtime.statistics import Summary
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 STATISTICS = ("median", "95 % from", "95 % to", "mean", "p90", "p95", "p99", "p99.9", "max", "std", "CoV")
-_STANDARD = frozenset({"inputs", "network", "end_to_end", "network_cpu"})
 _SHOWN_APART = frozenset({"backend", "version", "provider", "threads"})
 TONES: dict[str, html.Tone] = {"equivalent": "good", "different": "bad", "cannot tell": "unsure"}
 STAGE_NAMES = {"end_to_end": "end to end", "network_cpu": "processor time"}
@@ -49,7 +49,8 @@ def terminal(report: BenchReport) -> "RenderableType":
 
 def stage_name(stage: str) -> str:
     """A stage in words."""
-    return STAGE_NAMES.get(stage, stage.replace("_", " "))
+    name = STAGE_NAMES.get(stage, stage.replace("_", " "))
+    return f"GPU {name.removeprefix('gpu ')}" if stage.startswith(GPU) else name
 
 
 def bench_page(report: BenchReport) -> str:
@@ -243,12 +244,11 @@ def _accuracy_line(engine: EngineReport) -> str:
 
 def _parts(engine: EngineReport) -> dict[str, float]:
     """Means that add up: the inputs, and the network or what the runner tells of it."""
-    told = {name: summary.mean for name, summary in engine.stages.items() if name not in _STANDARD}
-    told.pop("enqueue", None)  # the host launches while the device computes
-    rest = engine.network.mean - sum(told.values())
-    if not told or rest < 0:
+    told = {stage_name(name): summary.mean for name, summary in engine.stages.items() if name.startswith(GPU)}
+    host = engine.network.mean - sum(told.values())
+    if not told or host < 0:
         return {"inputs": engine.inputs.mean, "network": engine.network.mean}
-    return {"inputs": engine.inputs.mean, **told, "rest": rest}
+    return {"inputs": engine.inputs.mean, **told, "host": host}
 
 
 def _conditions_table(before: Conditions, after: Conditions) -> str:
