@@ -219,6 +219,11 @@ def check_file(file: Path, json_file: Path | None) -> None:
 @click.option("--judged", default=48, show_default=True, help="Keyframes of other scenes to measure the loss on.")
 @click.option("--max-map-drop", default=0.5, show_default=True, help="Points of mAP that may be lost.")
 @click.option("--like", type=FILE, help="Take over placement and skip list of this calibrated file: its twin's.")
+@click.option("--learn", type=FOLDER, help="Run that FILE was exported from: train it under quantization, scales too.")
+@click.option(
+    "--teacher", type=FOLDER, help="Run that teaches it, with UniDistill's losses  [default: itself, in FP32]"
+)
+@click.option("--steps", default=200, show_default=True, help="Steps of that training.")
 @click.option("--plain", is_flag=True, help="No sensitivity and no skip list: quantize every layer.")
 @click.option("--force", is_flag=True, help="Take the validation split if it is asked for.")
 @click.option("--out", type=FILE, help="File to write  [default: FILE.int8.onnx, or .fp8.onnx]")

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from udx.calibration.activations import Magnitudes, record
 from udx.calibration.budget import Outcome, meet
 from udx.calibration.insert import Format, Scales, quantize
@@ -51,7 +53,8 @@ class Request:
     """What ``udx calibrate`` was asked for; ``None`` leaves a choice to the data.
 
     ``like``: a calibrated file of the same architecture whose placement and skip list are taken over. ``plain``: do
-    without sensitivity and skip list. ``force``: take the validation split if it is asked for.
+    without sensitivity and skip list. ``force``: take the validation split if it is asked for. ``learn``: the run that
+    the file was exported from, to be trained under quantization for ``steps`` steps, by ``teacher`` or by itself.
     """
 
     file: Path
@@ -67,6 +70,17 @@ class Request:
     like: Path | None = None
     plain: bool = False
     force: bool = False
+    learn: Path | None = None
+    teacher: Path | None = None
+    steps: int = 200
+
+    def __post_init__(self) -> None:
+        if self.learn is None and self.teacher is not None:
+            raise UdxError("--teacher teaches a run under quantization; name that run with --learn")
+        if self.learn is not None and self.precision != "int8":
+            raise UdxError(f"training under quantization is for INT8, not {self.precision.upper()}; leave --learn out")
+        if self.steps < 1:
+            raise UdxError(f"training under quantization takes at least one step, not {self.steps}; raise --steps")
 
     @property
     def target(self) -> Path:
@@ -95,6 +109,7 @@ class Calibrated:
     placement: Placement
     scales: Scales
     judged: int
+    notes: tuple[str, ...] = ()
     analysis: Analysis | None = None
     outcome: Outcome | None = None
 
@@ -109,6 +124,7 @@ class Calibrated:
             "plan": to_plain(self.plan),
             "activations": dict(self.scales.activations),
             "blocks": {block: list(nodes) for block, nodes in self.placement.blocks.items()},
+            "notes": self.notes,
         }
         if self.analysis is not None:
             plain["sensitivity"] = dataclasses.asdict(self.analysis)
@@ -135,7 +151,7 @@ class Calibrated:
         ]
         if self.outcome is not None:
             said.append(self.outcome.sentence())
-        return "; ".join(said)
+        return "; ".join([*said, *self.notes])
 
 
 def calibrate(request: Request, bar: Bar) -> Calibrated:
@@ -182,14 +198,20 @@ def quantize_with(calibration: Calibration, request: Request, bar: Bar) -> Calib
     elif not request.plain:
         analysis, outcome = _search(calibration, scales, request, bar)
         placement = outcome.placement
+    method: str = request.method
+    if request.learn is not None:
+        from udx.calibration.learning import learn
+
+        file, scales = learn(calibration, placement, scales, request, bar)
+        method = "learned"
     quantization = Quantization(
-        method=request.method,
+        method=method,
         source_graph=_structure(file),
         layers=placement.nodes,
         split=calibration.chosen.split,
         samples=calibration.chosen.tokens,
         samples_sha256=digest(calibration.chosen.tokens),
-        map_drop=outcome.drop if outcome else None,
+        map_drop=outcome.drop if outcome and request.learn is None else None,
     )
     plan = PrecisionPlan(
         precision=request.precision,
@@ -200,11 +222,12 @@ def quantize_with(calibration: Calibration, request: Request, bar: Bar) -> Calib
     write_quantized(file, placement, scales, plan, request.target)
     return Calibrated(
         path=request.target,
-        source=file.path,
+        source=calibration.file.path,
         plan=plan,
         placement=placement,
         scales=scales,
         judged=len(calibration.chosen.judged),
+        notes=dead_channels(file, placement),
         analysis=analysis,
         outcome=outcome,
     )
@@ -230,6 +253,22 @@ def write_quantized(file: OnnxFile, placement: Placement, scales: Scales, plan: 
             runner.detect(frame())
 
     write_with(out, write_and_run)
+
+
+def dead_channels(file: OnnxFile, placement: Placement) -> tuple[str, ...]:
+    """A sentence on every quantized weight that has channels of nothing but 0, which no scale is needed for."""
+    from onnx import numpy_helper
+
+    weights = {tensor.name: tensor for tensor in file.model.graph.initializer}
+    found = []
+    for layer in placement.layers:
+        weight = np.moveaxis(numpy_helper.to_array(weights[layer.weight]), layer.axis, 0)
+        count = int((np.abs(weight).reshape(len(weight), -1).max(axis=1) == 0).sum())
+        if count:
+            channels, scale = ("channel", "its scale is") if count == 1 else ("channels", "their scales are")
+            verb = "is" if count == 1 else "are"
+            found.append(f"{count} {channels} of {layer.weight} {verb} constant 0: {scale} 1")
+    return tuple(found)
 
 
 def require_full_precision(file: OnnxFile) -> None:

@@ -92,6 +92,8 @@ class Placement:
     def without(self, nodes: Collection[str]) -> "Placement":
         """The placement with some of its layers left as they are, as ``sensitive``."""
         left = tuple(node for node in self.nodes if node in nodes)
+        if not left:
+            return self
         rest = self.only([node for node in self.nodes if node not in nodes])
         return replace(rest, kept={**self.kept, SKIPPED: (*self.kept.get(SKIPPED, ()), *left)})
 

@@ -20,7 +20,7 @@ Method = Literal["entropy", "mse", "percentile", "max"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 
 PERCENTILE: Final = 99.99
-ENTROPY_BINS: Final = 512
+ENTROPY_BINS: Final = 256
 """ONNX Runtime's search takes time that grows with their square."""
 
 LEVELS: Final = 128
