@@ -31,7 +31,8 @@ VERBS = {
         "--blocks", "--max-minutes", "--warmup", "--margin", "--clock", "--core", "--threads", "--json", "--html",
     },
     "predict": {
-        "--engine", "--data", "--version", "--sample", "--split", "--backend", "--score", "--png", "--json",
+        "--engine", "--data", "--version", "--sample", "--split", "--images", "--points", "--rig", "--backend",
+        "--score", "--png", "--json",
     },
     "doctor": {"--require", "--json"},
 }  # fmt: skip

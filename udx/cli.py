@@ -305,13 +305,14 @@ def bench(
     from udx.commands import bench_engine, bench_run
     from udx.console import console, phases, table, ticking
     from udx.files import write_json, write_text
-    from udx.formats import HEADER, formats_page
     from udx.runtime.bench import write_report
     from udx.runtime.show import terminal
 
     if (engine is None) == (run_folder is None):
         raise click.UsageError("name what to measure: an engine with --engine, or a run with --run")
     if run_folder is not None:
+        from udx.formats import HEADER, formats_page  # a run needs torch; an engine does not
+
         found = bench_run(run_folder, ticking=ticking, phases=phases, **request)
         if json_file:
             write_json(json_file, found.to_json())
@@ -331,44 +332,33 @@ def bench(
 
 @main.command()
 @click.option("--engine", type=FILE, required=True, help="Engine file to run.")
-@click.option("--data", "root", type=FOLDER, required=True, help="nuScenes dataroot.")
+@click.option("--data", "root", type=FOLDER, help="nuScenes dataroot, for --sample and --split.")
 @VERSION
 @click.option("--sample", help="Token of the keyframe, or the beginning of one.")
 @click.option("--split", help="Instead of one keyframe all of this split: --json writes a submission.")
+@click.option("--images", type=FOLDER, help="Instead of a dataroot: CAM_FRONT.jpg, … or folders CAM_FRONT, …")
+@click.option(
+    "--points", type=click.Path(path_type=Path), help="LiDAR of --images: .pcd.bin, .npy, or a folder of many."
+)
+@click.option("--rig", type=FILE, help="Calibration of --images and --points, as JSON  [default: the engine's own]")
 @BACKEND
 @click.option("--score", default=0.3, show_default=True, help="Lowest score to draw and to print.")
-@click.option("--png", type=click.Path(path_type=Path), help="Picture to write, with --split folder: map and cameras.")
+@click.option("--png", type=click.Path(path_type=Path), help="Picture to write, of many frames a folder of them.")
 @JSON
-def predict(sample: str | None, split: str | None, score: float, json_file: Path | None, **request: Any) -> None:
-    """Detect objects in one keyframe, or in a whole split, and draw them."""
-    from udx.commands import predict_keyframe, predict_split
-    from udx.console import say, table, ticking
+def predict(engine: Path, backend: str, score: float, png: Path | None, json_file: Path | None, **source: Any) -> None:
+    """Detect objects in one keyframe, a whole split, or a folder of images and points, and draw them."""
+    from udx.commands import Source, predict_source
+    from udx.console import boxes, say, ticking
     from udx.files import write_json
-    from udx.geometry import CLASSES
 
-    png = request.pop("png")
-    drawn = f"; drawn in {png}" if png else ""
-    if (sample is None) == (split is None):
-        raise click.UsageError("name one keyframe with --sample, or a split with --split")
-    if split is not None:
-        with ticking("detecting") as tick:
-            submission = predict_split(split=split, score=score, png_folder=png, progress=tick, **request)
-        if json_file:
-            write_json(json_file, submission)
-        boxes = sum(map(len, submission["results"].values()))
-        say(f"{len(submission['results'])} keyframes of split {split}, {boxes} boxes{drawn}")
-        return
-    assert sample is not None
-    found = predict_keyframe(sample=sample, score=score, png=png, **request)
+    with ticking("detecting") as tick:
+        found = predict_source(engine, Source(**source), backend=backend, score=score, png=png, progress=tick)
     if json_file:
-        write_json(json_file, found.to_json())
-    kept = found.above(score)
-    rows = [
-        [CLASSES[label], f"{confidence:.2f}", *(f"{value:.1f}" for value in box[:7])]
-        for box, confidence, label in zip(kept.boxes_K9, kept.scores_K, kept.labels_K, strict=True)
-    ]
-    table("boxes in the ego frame (m, rad)", ["class", "score", "x", "y", "z", "l", "w", "h", "yaw"], rows)
-    say(f"{len(kept)} boxes with a score of at least {score:g}{drawn}")
+        write_json(json_file, found.json)
+    for frame, detections in found.frames.items():
+        boxes(f"{frame}: boxes in the ego frame (m, rad)", detections)
+    for line in found.lines:
+        say(line)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from udx.runtime.bench import bench
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import keyframe_frames
 from udx.runtime.measure import Protocol
-from udx.runtime.predict import predict, predict_all
+from udx.runtime.predict import draw_to, predict, predict_all
 from udx.runtime.report import Accuracy, BenchReport, EngineReport
 
 if TYPE_CHECKING:
@@ -158,27 +158,90 @@ def bench_run(
     return compare_formats(request, ticking, phases)
 
 
-def predict_keyframe(
-    engine: Path, *, root: Path, version: str | None, sample: str, backend: str, score: float, png: Path | None
-) -> Detections:
-    """Run an engine on the keyframe whose token begins with ``sample``, and draw it if ``png`` is given.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What to detect in: keyframe ``sample`` or all of ``split`` in ``root``; or ``images``, ``points`` or both.
+
+    Raises:
+        UdxError: it is not exactly one of these, or something is missing or of no use to it.
+    """
+
+    root: Path | None = None
+    version: str | None = None
+    sample: str | None = None
+    split: str | None = None
+    images: Path | None = None
+    points: Path | None = None
+    rig: Path | None = None
+
+    def __post_init__(self) -> None:
+        if [bool(self.sample), bool(self.split), bool(self.images or self.points)].count(True) != 1:
+            raise UdxError(
+                "predict needs one keyframe (--data, --sample), or a split (--data, --split), or a folder (--images, "
+                "--points); give one of them"
+            )
+        if (self.root is None) == bool(self.sample or self.split):
+            raise UdxError("--sample and --split are of a dataroot, --images and --points are not; see --data")
+        if self.rig is not None and self.root is not None:
+            raise UdxError("a dataroot holds its own calibration; leave --rig out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What was found: all of it for a file, the boxes of each frame to show, and sentences about it."""
+
+    json: dict[str, Any]
+    frames: dict[str, Detections]
+    lines: tuple[str, ...]
+
+
+def predict_source(
+    engine: Path, source: Source, *, backend: str, score: float, png: Path | None, progress: Tick
+) -> Prediction:
+    """Run an engine on a source; ``png`` is a picture to draw, of several frames a folder of pictures.
+
+    Raises:
+        UdxError: the engine or the source cannot be used.
+    """
+    drawn = f"; drawn in {png}" if png else ""
+    if source.split is not None:
+        submission = predict_split(
+            engine, source=source, backend=backend, score=score, png_folder=png, progress=progress
+        )
+        boxes = sum(map(len, submission["results"].values()))
+        said = f"{len(submission['results'])} keyframes of split {source.split}, {boxes} boxes{drawn}"
+        return Prediction(json=submission, frames={}, lines=(said,))
+    if source.sample is not None:
+        found = predict_keyframe(engine, source=source, backend=backend, score=score, png=png)
+        kept = found.above(score)
+        said = f"{len(kept)} boxes with a score of at least {score:g}{drawn}"
+        return Prediction(json=found.to_json(), frames={source.sample: kept}, lines=(said,))
+    frames, notes = predict_folder(engine, source=source, backend=backend, score=score, png=png, progress=progress)
+    shown = {token: found.above(score) for token, found in frames.items()}
+    said = f"{sum(map(len, shown.values()))} boxes with a score of at least {score:g} in {len(frames)} frames{drawn}"
+    return Prediction(
+        json={token: found.to_json() for token, found in frames.items()}, frames=shown, lines=(*notes, said)
+    )
+
+
+def predict_keyframe(engine: Path, *, source: Source, backend: str, score: float, png: Path | None) -> Detections:
+    """Run an engine on the keyframe whose token begins as the source says, and draw it if ``png`` is given.
 
     Raises:
         UdxError: no or several keyframes have such a token, or the engine or the data cannot be used.
     """
     from udx.data.nuscenes import keyframe_of, open_dataroot
 
+    assert source.root is not None and source.sample is not None
     spec = open_engine(engine, backend).manifest.spec
-    keyframe = keyframe_of(open_dataroot(root, version), sample, max_sweeps=_sweeps(spec))
+    keyframe = keyframe_of(open_dataroot(source.root, source.version), source.sample, max_sweeps=_sweeps(spec))
     return predict(engine, keyframe, backend=backend, png=png, score=score)
 
 
 def predict_split(
     engine: Path,
     *,
-    root: Path,
-    version: str | None,
-    split: str,
+    source: Source,
     backend: str,
     score: float,
     png_folder: Path | None,
@@ -194,9 +257,53 @@ def predict_split(
     """
     with open_engine(engine, backend) as runner:
         spec = runner.manifest.spec
-        _, _, keyframes = _open(root, version, split, spec, progress)
+        _, _, keyframes = _open(source.root, source.version, source.split, spec, progress)
         found = predict_all(runner, keyframes, progress=progress, png_folder=png_folder, score=score)
     return submission_of(found, keyframes, spec.modality)
+
+
+def predict_folder(
+    engine: Path,
+    *,
+    source: Source,
+    backend: str,
+    score: float,
+    png: Path | None,
+    progress: Tick,
+) -> tuple[dict[str, Detections], list[str]]:
+    """Run an engine on a folder of images, on files of points, or on both; draw each frame if ``png`` is given.
+
+    ``png`` is the picture of a single frame, and else a folder of pictures. Without a rig the cameras are those whose
+    calibration the engine holds.
+
+    Returns:
+        Detections by frame, and sentences about points that did not fit the engine's buffer.
+
+    Raises:
+        UdxError: the engine, the files or the calibration cannot be used.
+    """
+    from udx.data.folder import folder_frames, thinned
+    from udx.data.rig_file import read_rig
+
+    calibration = read_rig(source.rig) if source.rig is not None else None
+    with open_engine(engine, backend) as runner:
+        manifest = runner.manifest
+        frames = folder_frames(
+            manifest.spec,
+            images=source.images,
+            points=source.points,
+            calibration=calibration,
+            network_rig=manifest.rig,
+        )
+        single = png is not None and len(frames) == 1
+        found = predict_all(runner, frames, progress=progress, png_folder=None if single else png, score=score)
+    if png is not None and single:
+        draw_to(png, frames[0], found[frames[0].token], score)
+    notes = [
+        f"frame {token} has {beyond} points more than the engine's buffer holds: an even sample was used"
+        for token, beyond in thinned(frames, manifest.spec)
+    ]
+    return found, notes
 
 
 def _open(

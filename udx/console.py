@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -15,6 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from udx.data.detections import Detections
 
 console = Console()
 
@@ -93,6 +97,17 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         grid.add_row(*row)
     console.print(grid)
+
+
+def boxes(title: str, detections: "Detections") -> None:
+    """Print a table of boxes."""
+    from udx.geometry import CLASSES
+
+    rows = [
+        [CLASSES[label], f"{score:.2f}", *(f"{value:.1f}" for value in box[:7])]
+        for box, score, label in zip(detections.boxes_K9, detections.scores_K, detections.labels_K, strict=True)
+    ]
+    table(title, ["class", "score", "x", "y", "z", "l", "w", "h", "yaw"], rows)
 
 
 def losses_line(losses: Mapping[str, float]) -> str:

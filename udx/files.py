@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise UdxError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UdxError(f"{path} is not valid JSON ({error}); restore or regenerate it") from error
 
 

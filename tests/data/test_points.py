@@ -1,8 +1,11 @@
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.mutations import mutations
 from udx.data.frame import Sweep
 from udx.data.points import accumulate, fit_to, on_own_vehicle, read_sweep
 from udx.errors import UdxError
@@ -76,3 +79,81 @@ def test_choice_within_a_sweep_is_even():
     quarters = np.bincount((kept[:, 0] > 0) * 2 + (kept[:, 1] > 0), minlength=4)
     assert quarters.min() > 420
     assert quarters.max() < 580
+
+
+def save(path, points):
+    np.save(path, points)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int32])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_numpy_s_own_files(tmp_path, dtype, order):
+    rows = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], dtype=dtype, order=order)
+    assert read_sweep(save(tmp_path / "a.npy", rows)).tolist() == [[1, 2, 3, 4, 0], [5, 6, 7, 8, 0]]
+    ringed = np.hstack([rows, rows[:, :1]])
+    found = read_sweep(save(tmp_path / "b.npy", ringed))
+    assert found.tolist() == ringed.tolist()
+    assert found.dtype == np.float32
+
+
+def test_numbers_that_single_precision_does_not_hold_are_left_out(tmp_path):
+    path = save(tmp_path / "a.npy", np.array([[1e300, 0, 0, 0], [np.nan, 0, 0, 0], [1, 2, 3, 4]]))
+    assert read_sweep(path).tolist() == [[1, 2, 3, 4, 0]]
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (np.zeros((3, 3)), r"holds float64 \[3, 3\], not x, y, z"),
+        (np.zeros(5), r"holds float64 \[5\]"),
+        (np.zeros((0, 5), np.float32), r"holds float32 \[0, 5\], not .* of one point or more"),
+        (np.zeros((2, 5), complex), "holds complex128"),
+        (np.zeros((2, 5), "U1"), "holds <U1"),
+        (np.array([[object()] * 5]), "is no whole .npy file .*Python objects"),
+    ],
+)
+def test_arrays_that_are_no_points(tmp_path, stored, said):
+    with pytest.raises(UdxError, match=said):
+        read_sweep(save(tmp_path / "a.npy", stored))
+
+
+def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
+    path = save(tmp_path / "a.npy", np.zeros((9, 5), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"(9, 5)", b"(9999999999, 5)"))
+    with pytest.raises(UdxError, match=r"is no whole \.npy file"):
+        read_sweep(path)
+
+
+def test_no_sweeps_have_no_points():
+    assert accumulate([], np.eye(4)).shape == (0, 5)
+
+
+def test_two_million_points_are_thinned_evenly_to_the_buffer():
+    points = np.random.default_rng(0).normal(size=(2_000_000, 5)).astype(np.float32)
+    points[:, 4] = 0
+    kept = fit_to(points, 30_000)
+    assert len(kept) == 30_000
+    assert np.abs(kept[:, :3].mean(axis=0)).max() < 0.03
+    assert np.abs(kept[:, :3].std(axis=0) - 1).max() < 0.03
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".npy"])
+def test_damaged_sweeps_are_refused_or_can_be_used(tmp_path, suffix):
+    points = np.random.default_rng(1).normal(scale=20, size=(12, 5)).astype(np.float32)
+    buffer = io.BytesIO()
+    np.save(buffer, points)
+    content = points.tobytes() if suffix == ".bin" else buffer.getvalue()
+    path, used, refused = tmp_path / f"sweep{suffix}", 0, 0
+    for damaged in mutations(content, 2500):
+        path.write_bytes(damaged)
+        try:
+            found = accumulate([Sweep(path, yaw_rotation(0.3), 0.05)], np.eye(4))
+        except UdxError as error:
+            refused += 1
+            assert f"sweep{suffix}" in str(error)
+        else:
+            used += 1
+            assert len(fit_to(found, 5)) <= 5
+            assert found.dtype == np.float32
+    assert min(used, refused) > 100

@@ -1,8 +1,9 @@
 """LiDAR sweeps: read, brought to the BEV frame through the car's motion, and fitted to a buffer."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,28 +23,55 @@ OWN_VEHICLE_M: Final = 1.0
 
 
 def read_sweep(path: Path) -> Float32Array:
-    """Read the points (M, 5) of a ``.pcd.bin`` file: x, y, z in the sensor's frame, intensity, ring.
+    """Read the points (M, 5) of a sweep: x, y, z in the sensor's frame, intensity, ring.
 
-    Points with NaN or an infinity are left out.
+    A file that ends in ``.npy`` is NumPy's, of M × 4 (without ring, which is 0 then) or M × 5 numbers; any other is as
+    nuScenes has them (``.pcd.bin``). Points with NaN or an infinity are left out.
 
     Raises:
-        UdxError: the file is missing, too large, or not a whole number of points.
+        UdxError: the file is missing, too large, or holds no whole number of points.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_SWEEP_BYTES:
+        if path.stat().st_size > MAX_SWEEP_BYTES:
             raise UdxError(f"sweep {path} is larger than {MAX_SWEEP_BYTES >> 20} MiB: not a file udx reads")
-        points = np.fromfile(path, dtype="<f4")
+        points = _read_npy(path) if path.suffix == ".npy" else _read_binary(path)
     except OSError as error:
         raise UdxError(f"sweep {path} cannot be read ({error.strerror}); restore it or unpack its archive") from error
+    finite: Float32Array = points[np.isfinite(points).all(axis=1)]
+    return finite
+
+
+def _read_binary(path: Path) -> Float32Array:
+    points = np.fromfile(path, dtype="<f4")
+    size = path.stat().st_size
     if size == 0 or size % POINT_BYTES:
         raise UdxError(
             f"sweep {path} has {size} bytes, not a multiple of {POINT_BYTES}: it is cut off; "
             "restore it from its archive"
         )
-    points = points.reshape(-1, SWEEP_COLUMNS)
-    finite: Float32Array = points[np.isfinite(points).all(axis=1)].astype(np.float32, copy=False)
-    return finite
+    return points.reshape(-1, SWEEP_COLUMNS).astype(np.float32, copy=False)
+
+
+def _read_npy(path: Path) -> Float32Array:
+    """NumPy's files may say anything of themselves; mapping one into memory holds it to its size."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that NumPy reads, but finds old
+            stored: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
+    except OSError:
+        raise
+    except Exception as error:  # what hostile headers raise is not documented
+        raise UdxError(f"sweep {path} is no whole .npy file ({error}); save it again with numpy.save") from error
+    columns = stored.shape[1] if stored.ndim == 2 else 0
+    if stored.dtype.kind not in "fiu" or columns not in (SWEEP_COLUMNS - 1, SWEEP_COLUMNS) or not len(stored):
+        raise UdxError(
+            f"sweep {path} holds {stored.dtype} {list(stored.shape)}, not x, y, z, intensity and perhaps ring of one "
+            "point or more; save it again"
+        )
+    points = np.zeros((len(stored), SWEEP_COLUMNS), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what single precision cannot hold is left out as infinite
+        points[:, :columns] = stored
+    return points
 
 
 def on_own_vehicle(points: Float32Array) -> NDArray[np.bool_]:
@@ -65,11 +93,12 @@ def accumulate(sweeps: Iterable[Sweep], new_T_ego: FloatArray) -> Float32Array:
         raw = read_sweep(sweep.path)
         raw = raw[~on_own_vehicle(raw)]
         points = np.empty((len(raw), len(POINT_FEATURES)), np.float32)
-        points[:, :3] = transform_points(new_T_ego @ sweep.ego_T_lidar, raw[:, :3].astype(np.float64))
+        with np.errstate(over="ignore"):  # what is so far away is off every grid
+            points[:, :3] = transform_points(new_T_ego @ sweep.ego_T_lidar, raw[:, :3].astype(np.float64))
         points[:, 3] = np.clip(raw[:, 3] / MAX_INTENSITY, 0, 1)
         points[:, 4] = sweep.age_s
         moved.append(points)
-    return np.concatenate(moved)
+    return np.concatenate([np.empty((0, len(POINT_FEATURES)), np.float32), *moved])
 
 
 def fit_to(points_M5: Float32Array, capacity: int) -> Float32Array:

@@ -77,12 +77,13 @@ def draw_frame(
     """
     layers = _layers(keyframe, detections, score=score, truth=truth)
     rows = -(-len(keyframe.image_paths) // COLUMNS)
-    # Three columns of 16:9 tiles, and beside them a square map as high as all rows together.
+    columns = COLUMNS if rows else 0
+    # Three columns of 16:9 tiles, and beside them a square map as high as all rows together; or the map alone.
     tile_width = round((width_px - (COLUMNS + 1) * GAP_PX) / (COLUMNS + rows * 9 / 16))
     tile_height = round(tile_width * 9 / 16)
-    side = rows * tile_height + (rows - 1) * GAP_PX
+    side = rows * tile_height + (rows - 1) * GAP_PX if rows else width_px
     band = max(30, width_px // 55)
-    mosaic_width = COLUMNS * (tile_width + GAP_PX)
+    mosaic_width = columns * (tile_width + GAP_PX)
     canvas = Image.new("RGB", (mosaic_width + side, side + band), BACKGROUND)
     for camera, path in enumerate(keyframe.image_paths):
         row, column = divmod(camera, COLUMNS)
