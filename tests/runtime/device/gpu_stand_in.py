@@ -387,6 +387,7 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
     trt = ModuleType(name)
     mode = IntEnum("TensorIOMode", "NONE INPUT OUTPUT", start=0)
     severity = IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0)
+    layer_format = IntEnum("LayerInformationFormat", "ONELINE JSON", start=0)
     strategy = IntEnum("ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED", start=0)
 
     class ILogger:
@@ -438,6 +439,11 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
             self.log = log
             self.device_memory_size_v2 = 1000 * len(model.graph.node)
             self.num_io_tensors = len(self.specs)
+            self.nodes = [node.op_type for node in model.graph.node]
+            self.num_layers = len(self.nodes)
+
+        def create_engine_inspector(self) -> "Inspector":
+            return Inspector(self)
 
         def get_tensor_name(self, index: int) -> str:
             return list(self.specs)[index]
@@ -455,6 +461,14 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
             assert how is strategy.USER_MANAGED, "memory of its own would be allocated"
             return None if gpu.call("create_execution_context") else Context(self)
 
+    class Inspector:
+        def __init__(self, engine: Engine) -> None:
+            self.engine, self.execution_context = engine, None
+
+        def get_layer_information(self, index: int, how: Any) -> str:
+            assert how is layer_format.ONELINE and self.execution_context.engine is self.engine
+            return f"{self.engine.nodes[index]},  Tactic: 0x{index:016x}\n"
+
     class Runtime:
         def __init__(self, log: ILogger) -> None:
             self.log = log
@@ -470,6 +484,7 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
     trt.__version__ = gpu.versions[name]
     trt.ILogger, trt.Runtime, trt.TensorIOMode = ILogger, Runtime, mode
     trt.ExecutionContextAllocationStrategy = strategy
+    trt.LayerInformationFormat = layer_format
     return trt
 
 

@@ -21,6 +21,7 @@ from udx.launch import KernelLibrary
 from udx.runtime import open_engine
 from udx.runtime.device.kernels import candidates
 from udx.runtime.frames import generated_frame
+from udx.runtime.layers import layers_of
 from udx.runtime.partitioned import read_partitioned
 from udx.runtime.plan_file import record_path
 
@@ -57,6 +58,16 @@ def test_opening_touches_no_gpu_and_activating_says_what_is_missing(plan, monkey
         runner.activate()
     with pytest.raises(UdxError, match=r"runs on what it was built for \(tensorrt-rtx\) and not on onnxruntime-cuda"):
         open_engine(plan, "onnxruntime-cuda")
+
+
+def test_what_the_library_made_of_a_plan_is_told(gpu, plan):
+    with open_engine(plan) as runner:
+        layers = layers_of(runner)
+    assert layers is not None and layers.source == "tensorrt-rtx's inspector"
+    kernels = [line for line in layers.listing if line.startswith("kernel grid")]
+    assert len(kernels) == runner.settings["kernels"] > 0
+    assert sum("Tactic: 0x" in line for line in layers.listing) == len(layers.listing) - len(kernels) > 0
+    assert all(line == " ".join(line.split()) for line in layers.listing)
 
 
 @pytest.mark.parametrize("module", ["pycuda", "cuda.bindings", "tensorrt_rtx_bindings"])

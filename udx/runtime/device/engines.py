@@ -70,6 +70,16 @@ class LoadedEngine:
         if not self.context.execute_async_v3(stream.handle):
             raise self._error("does not run")
 
+    def layers(self, trt: ModuleType) -> list[str]:
+        """A line per layer with its tactic, as the library's inspector tells them; ``trt`` is the library."""
+        inspector = self.engine.create_engine_inspector()
+        inspector.execution_context = self.context
+        told = (
+            inspector.get_layer_information(index, trt.LayerInformationFormat.ONELINE)
+            for index in range(self.engine.num_layers)
+        )
+        return [" ".join(layer.split()) for layer in told]
+
     def _error(self, what: str) -> UdxError:
         said = "; ".join(self.messages.errors[-2:]) or "it gives no reason"
         return UdxError(f"{self.step.name} of {self.source} {what} ({said}); {remedy(said)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import ModuleType
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -25,6 +26,8 @@ STAGES: Final = ("upload", "network", "download")
 class _Enqueueable(Protocol):
     def enqueue(self, stream: Any) -> None: ...
 
+    def layers(self, library: ModuleType) -> list[str]: ...
+
 
 class DeviceFrame:
     """A plan on its GPU. The context must be current when it is made, run and closed.
@@ -40,6 +43,7 @@ class DeviceFrame:
     """
 
     def __init__(self, device: Device, program: Program, gpu: CudaDevice) -> None:
+        self.library = program.library
         self._memory = Memory(device.cuda)
         self._steps: list[_Enqueueable] = []
         self._stream: Any = None
@@ -85,6 +89,10 @@ class DeviceFrame:
         for engine in engines:
             engine.bind(self._addresses, scratch, self.scratch_bytes)
         self._memory.on_close(self._steps.clear)  # engines and modules go before the memory that they use
+
+    def layers(self, library: ModuleType) -> list[str]:
+        """What runs, in order: each engine's layers, and the kernels between them."""
+        return [line for step in self._steps for line in step.layers(library)]
 
     def _kernel(self, device: Device, program: Program, gpu: CudaDevice, step: KernelStep) -> LoadedKernel:
         assert program.kernels is not None

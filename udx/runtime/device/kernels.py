@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final
 
 from udx.errors import UdxError
@@ -26,6 +27,10 @@ class LoadedKernel:
     def enqueue(self, stream: Any) -> None:
         """Launch it on a stream."""
         self.function.prepared_async_call(self.grid, self.block, stream, *self.arguments, shared_size=self.shared_bytes)
+
+    def layers(self, _: ModuleType) -> list[str]:
+        """How it is launched, in a line."""
+        return [f"kernel grid {self.grid} block {self.block} shared {self.shared_bytes}"]
 
 
 def candidates(library: KernelLibrary, launch: Launch, arch: int) -> Iterator[tuple[CompiledKernel, KernelFile]]:

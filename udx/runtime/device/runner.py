@@ -49,6 +49,12 @@ class DeviceRunner(Runner):
         with device.current(), explained(f"the times of {self.path} cannot be read"):
             return frame.times_ms()
 
+    def layers(self) -> list[str]:
+        """What the library made of every engine: a line per layer with its tactic, and one per kernel between them."""
+        device, frame = self._active()
+        with device.current(), explained(f"the layers of {self.path} cannot be read"):
+            return frame.layers(load_library(frame.library))
+
     def _activate(self) -> None:
         assert self._frame is None, "already active"
         program = self._load()
