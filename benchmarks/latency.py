@@ -45,7 +45,7 @@ from udx.runtime.runner import Runner
 from udx.runtime.statistics import Summary, summarise
 from udx.train.checkpoint import CheckpointRecord, load_detector, save_checkpoint
 from udx.train.generated import ring_of_cameras
-from udx.train.recipes import RECIPES
+from udx.train.recipes import RECIPES, RunConfig
 from udx.train.run import Run
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,7 +86,7 @@ def main(
     }
     for student in students:
         with TemporaryDirectory(prefix="udx-latency-") as folder:
-            run = untrained_run(recipe, student, Path(folder))
+            run = untrained_run(RECIPES[recipe](student), Path(folder))
             request = Request(
                 run=run.folder, root=root, version=version, threads=threads, protocol=protocol, calibration=CALIBRATION
             )
@@ -105,15 +105,14 @@ STAGES = ("inputs", "network", "end_to_end", "network_cpu")
 HEADER = ["format", "network, ms", "p90", "end to end, ms", "× torch", "processor, ms", "× torch"]
 
 
-def untrained_run(recipe: str, student: Modality, folder: Path) -> Run:
+def untrained_run(config: RunConfig, folder: Path) -> Run:
     """A run as a training leaves it, of a detector with random weights of a fixed seed."""
-    config = RECIPES[recipe](student)
     torch.manual_seed(0)
     detector = Detector(config.detector)
     spec = config.detector.spec
     rig = ring_of_cameras(spec.camera) if spec.camera else None
     manifest = Manifest(
-        recipe=recipe,
+        recipe=config.recipe,
         spec=spec,
         max_boxes=config.detector.max_boxes,
         checkpoint_sha256="0" * 64,
