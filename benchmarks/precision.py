@@ -1,0 +1,245 @@
+"""What each precision costs and brings: metrics, bytes, latency on the CPU, and whether TensorRT-RTX builds it.
+
+Every run is exported, calibrated on its training split in every way that ``udx calibrate`` knows, and scored through
+its engine on the validation split. Latencies are taken in turns, and compared within their turn.
+"""
+
+import contextlib
+import dataclasses
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+
+from udx.build.partitioned import build_partitioned
+from udx.calibration.activations import values
+from udx.calibration.job import Calibration, Request, prepare, quantize_with
+from udx.calibration.thresholds import METHODS, Method
+from udx.cli import run as run_command
+from udx.console import phases, say, table, ticking
+from udx.data.dataset import default_splits, open_or_make
+from udx.data.detections import Detections
+from udx.data.evaluation import Metrics, evaluate
+from udx.data.frame import KeyFrame
+from udx.data.inputs import Tensors
+from udx.data.load import load_sample
+from udx.data.nuscenes import load_keyframes, scenes_of_split
+from udx.errors import UdxError
+from udx.export.onnx_export import export_run
+from udx.files import sha256_of, write_json
+from udx.runtime.engine import open_engine
+from udx.runtime.frames import tensors_of
+from udx.runtime.onnx_file import read_onnx
+from udx.train.run import Run, git_commit
+
+TURNS: Final = 15
+OUTPUTS: Final = ("boxes", "scores", "labels")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Variant:
+    """One row: a file, and how it came about."""
+
+    precision: str
+    method: str
+    file: Path
+    layers: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Split:
+    """Whole scenes of a validation split, decoded for one detector."""
+
+    nusc: Any
+    name: str
+    scenes: tuple[str, ...]
+    keyframes: tuple[KeyFrame, ...]
+    frames: tuple[Tensors, ...]
+
+
+@click.command()
+@click.option("--run", "runs", type=click.Path(path_type=Path), multiple=True, required=True, help="Run of a student.")
+@click.option("--teacher", type=click.Path(path_type=Path), help="Run that teaches under quantization.")
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Dataroot  [default: the synthetic world]")
+@click.option("--version", help="Version of the dataroot.")
+@click.option("--scenes", default=10_000, help="Scenes of the validation split to score  [default: all]")
+@click.option("--samples", default=64, show_default=True, help="Samples to calibrate with.")
+@click.option("--judged", default=48, show_default=True, help="Samples that the skip list is chosen by.")
+@click.option("--method", type=click.Choice(METHODS), default="percentile", show_default=True, help="Of the skip list.")
+@click.option("--steps", default=200, show_default=True, help="Steps of training under quantization.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/precision"), show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), required=True, help="Where the figures go.")
+def main(runs: tuple[Path, ...], scenes: int, out: Path, json_file: Path, **request: Any) -> None:
+    """Measure every precision of the students in these runs."""
+    rows: list[dict[str, Any]] = []
+    for folder in runs:
+        rows += rows_of(Run(folder), scenes, out, request)
+        figures = {"rows": rows, "command": command(), "machine": machine(), "versions": versions()}
+        write_json(json_file, figures)
+    header = ["student", "precision", "mAP", "NDS", "latency", "MiB", "RTX"]
+    shown = [
+        [row["student"], f"{row['precision']} {row['method']}", f"{100 * row['mAP']:.2f}", f"{100 * row['NDS']:.2f}",
+         f"{row['latency_ratio']:.2f}", f"{row['bytes'] / 2**20:.2f}", "yes" if row["rtx_builds"] else "no"]
+        for row in rows
+    ]  # fmt: skip
+    table("precisions (metrics in %, latency relative to FP32)", header, shown)
+
+
+def rows_of(run: Run, scenes: int, out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """All rows of one student."""
+    folder = out / run.record().config.detector.spec.modality
+    variants = list(variants_of(run, folder, asked))
+    manifest = read_onnx(variants[0].file).manifest
+    split = validation(asked, manifest, scenes)
+    say(f"{manifest.spec.modality}: {len(split.keyframes)} samples of {len(split.scenes)} scenes of {split.name}")
+    ratios = latencies([variant.file for variant in variants], split.frames[0])
+    built: dict[str, tuple[bool, int, str]] = {}
+    rows = []
+    for variant in variants:
+        began = time.monotonic()
+        metrics = score(variant.file, split, manifest.spec.modality)
+        graph = read_onnx(variant.file).manifest.graph
+        assert graph is not None
+        if graph.sha256 not in built:  # an engine's size follows from its graph
+            built[graph.sha256] = build(variant.file)
+        builds, engine_bytes, reason = built[graph.sha256]
+        rows.append(
+            {
+                "student": manifest.spec.modality,
+                "precision": variant.precision,
+                "method": variant.method,
+                "mAP": metrics.mean_ap,
+                "NDS": metrics.nds,
+                **metrics.tp_errors,
+                "latency_ratio": ratios[variant.file],
+                "bytes": variant.file.stat().st_size,
+                "quantized_layers": variant.layers,
+                "skipped": list(variant.skipped),
+                "rtx_builds": builds,
+                "rtx_engine_bytes": engine_bytes,
+                "rtx_refusal": reason,
+                "samples": len(split.keyframes),
+                "checkpoint_sha256": sha256_of(run.checkpoint),
+            }
+        )
+        say(f"{variant.precision} {variant.method}: mAP {metrics.mean_ap:.4f} ({time.monotonic() - began:.0f} s)")
+    return rows
+
+
+def variants_of(run: Run, folder: Path, asked: dict[str, Any]) -> Iterator[Variant]:
+    """Export and calibrate a run in every way; the activations are looked at once."""
+    exact = export_run(run, folder / "fp32.onnx").path
+    yield Variant("fp32", "", exact)
+    yield Variant("fp16", "", export_run(run, folder / "fp16.onnx", precision="fp16").path)
+    request = Request(
+        file=exact, root=asked["root"], version=asked["version"], samples=asked["samples"], judged=asked["judged"]
+    )
+    calibration = prepare(request, ticking)
+    for method in METHODS:
+        plain = dataclasses.replace(request, method=method, plain=True, out=folder / f"int8-{method}.onnx")
+        yield quantized("int8", calibration, plain)
+    chosen: Method = asked["method"]
+    skip = dataclasses.replace(request, method=chosen, out=folder / "int8-skip.onnx")
+    yield quantized("int8+skip", calibration, skip)
+    learned = dataclasses.replace(
+        skip, like=skip.target, learn=run.folder, teacher=asked["teacher"], steps=asked["steps"],
+        out=folder / "int8-qad.onnx",
+    )  # fmt: skip
+    yield quantized("int8+qad", calibration, learned)
+    yield quantized(
+        "fp8", calibration,
+        dataclasses.replace(request, method=chosen, precision="fp8", plain=True, out=folder / "fp8.onnx"),
+    )  # fmt: skip
+
+
+def quantized(precision: str, calibration: Calibration, request: Request) -> Variant:
+    """Write one variant."""
+    done = quantize_with(calibration, request, ticking)
+    say(done.summary())
+    skipped = done.plan.float32.get("sensitive", ())
+    return Variant(precision, request.method, done.path, len(done.placement.nodes), skipped)
+
+
+def validation(asked: dict[str, Any], manifest: Any, limit: int) -> Split:
+    """Decode the validation split, or its first scenes."""
+    with ticking("opening the data") as tick:
+        nusc = open_or_make(asked["root"], asked["version"], tick)
+    name = default_splits(nusc.version)[1]
+    scenes = scenes_of_split(nusc, name)[:limit]
+    sweeps = manifest.spec.lidar.sweeps if manifest.spec.lidar else 1
+    keyframes = tuple(one for one in load_keyframes(nusc, name, max_sweeps=sweeps) if one.scene in scenes)
+    frames = tuple(tensors_of(load_sample(keyframe, manifest.spec), manifest) for keyframe in keyframes)
+    return Split(nusc, name, scenes, keyframes, frames)
+
+
+def score(file: Path, split: Split, modality: str) -> Metrics:
+    """Score a file with nuScenes' metrics; a value that is not finite is an error."""
+    found = {}
+    outputs = values(read_onnx(file).model, OUTPUTS, split.frames, str(file))
+    for keyframe, its in zip(split.keyframes, outputs, strict=True):
+        found[keyframe.token] = Detections(boxes_K9=its["boxes"], scores_K=its["scores"], labels_K=its["labels"])
+    return evaluate(split.nusc, split.name, found, split.keyframes, scenes=split.scenes, modality=modality)
+
+
+def latencies(files: list[Path], frame: Tensors) -> dict[Path, float]:
+    """Latency of each file relative to the first, on one thread: the median over turns of the ratio within a turn."""
+    taken: dict[Path, list[float]] = {file: [] for file in files}
+    with contextlib.ExitStack() as stack:
+        runners = {file: stack.enter_context(open_engine(file, threads=1)) for file in files}
+        for runner in runners.values():
+            runner.infer(frame)
+        for _ in range(TURNS):
+            for file, runner in runners.items():
+                began = time.perf_counter()
+                runner.infer(frame)
+                taken[file].append(time.perf_counter() - began)
+    base = np.array(taken[files[0]])
+    return {file: float(np.median(np.array(times) / base)) for file, times in taken.items()}
+
+
+def build(file: Path) -> tuple[bool, int, str]:
+    """Whether TensorRT-RTX builds a plan, the bytes of its engines, and why not."""
+    try:
+        with phases(f"building {file.name}") as display:
+            plan = build_partitioned(
+                file, file.with_suffix(".plan"), backend="tensorrt-rtx", arches=(89,), display=display
+            )
+    except UdxError as error:
+        return False, 0, str(error)
+    return True, sum(plan.engine_bytes.values()), ""
+
+
+def command() -> str:
+    """What was typed, without the folders of the machine."""
+    return " ".join(Path(word).name if word.startswith("/") else word for word in sys.argv)
+
+
+def machine() -> dict[str, Any]:
+    """The processor, and whether it has INT8 instructions."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").is_file() else []
+    return {"processor": platform.machine(), "vnni": any("vnni" in flag for flag in flags), "threads": 1}
+
+
+def versions() -> dict[str, str]:
+    """Of whatever the figures depend on."""
+    names = ("onnx", "onnxruntime", "torch", "tensorrt-rtx-cu13-libs")
+    found = {name: metadata.version(name) for name in names if _installed(name)}
+    return found | {"python": platform.python_version(), "udx": git_commit()}
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+if __name__ == "__main__":
+    run_command(main)
