@@ -6,9 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.detections import Detections
+from udx.data.images import ImageWarp, Size
 from udx.data.inputs import CALIBRATION, Tensors, calibration_inputs
 from udx.errors import UdxError
 from udx.geometry import CameraRig
@@ -74,16 +76,25 @@ class Runner(ABC):
     ) -> None:
         self.deactivate()
 
-    def set_rig(self, rig: CameraRig) -> None:
+    def set_rig(self, rig: CameraRig, image_size_px: Size | None = None) -> None:
         """Take a calibration, for every frame from now on that does not bring its own ``CALIBRATION``.
 
         The engine stays as it is, and so does what ``activate`` took; the calibration outlives ``deactivate``.
-        ``rig`` has intrinsics at the network's image size, as the manifest's has, and the cameras in any order.
+
+        Args:
+            rig: the detector's cameras, in any order.
+            image_size_px: width and height of the images that the intrinsics are of; without it they are of the
+                network's, as the manifest's.
 
         Raises:
             UdxError: the detector has no cameras, the rig lacks one of them, or an intrinsic matrix has no inverse.
         """
-        held = calibration_inputs(rig, self.manifest.spec)
+        spec = self.manifest.spec
+        if image_size_px is not None and spec.camera is not None:
+            frustum = spec.camera.frustum
+            warp = ImageWarp(image_size_px, (frustum.image_width_px, frustum.image_height_px))
+            rig = rig.with_image_transforms(np.stack([warp.new_T_old] * len(rig.names)))
+        held = calibration_inputs(rig, spec)
         for tensor in held.values():
             tensor.flags.writeable = False
         self._calibration = held
