@@ -1,7 +1,8 @@
 """What each precision costs and brings: metrics, bytes, latency on the CPU, and whether TensorRT-RTX builds it.
 
 Every run is exported, calibrated on its training split in every way that ``udx calibrate`` knows, and scored through
-its engine on the validation split. Latencies are taken in turns, and compared within their turn.
+its engine on the validation split. Latencies are processor time on one thread, taken in turns, and compared within their
+turn. Rows of other students that the JSON holds already stay, so that students can be measured one after the other.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from udx.data.load import load_sample
 from udx.data.nuscenes import load_keyframes, scenes_of_split
 from udx.errors import UdxError
 from udx.export.onnx_export import export_run
-from udx.files import sha256_of, write_json
+from udx.files import read_json, sha256_of, write_json
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import tensors_of
 from udx.runtime.onnx_file import read_onnx
@@ -78,10 +79,12 @@ class Split:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), required=True, help="Where the figures go.")
 def main(runs: tuple[Path, ...], scenes: int, out: Path, json_file: Path, **request: Any) -> None:
     """Measure every precision of the students in these runs."""
-    rows: list[dict[str, Any]] = []
     for folder in runs:
-        rows += rows_of(Run(folder), scenes, out, request)
-        figures = {"rows": rows, "command": command(), "machine": machine(), "versions": versions()}
+        rows = rows_of(Run(folder), scenes, out, request)
+        before = read_json(json_file) if json_file.exists() else {"rows": [], "command": []}
+        rows = [row for row in before["rows"] if row["student"] != rows[0]["student"]] + rows
+        commands = list(dict.fromkeys([*before["command"], command()]))
+        figures = {"rows": rows, "command": commands, "machine": machine(), "versions": versions()}
         write_json(json_file, figures)
     header = ["student", "precision", "mAP", "NDS", "latency", "MiB", "RTX"]
     shown = [
@@ -197,9 +200,9 @@ def latencies(files: list[Path], frame: Tensors) -> dict[Path, float]:
             runner.infer(frame)
         for _ in range(TURNS):
             for file, runner in runners.items():
-                began = time.perf_counter()
+                began = time.process_time()  # of one thread: other programs on the machine do not count
                 runner.infer(frame)
-                taken[file].append(time.perf_counter() - began)
+                taken[file].append(time.process_time() - began)
     base = np.array(taken[files[0]])
     return {file: float(np.median(np.array(times) / base)) for file, times in taken.items()}
 
