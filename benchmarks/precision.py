@@ -1,7 +1,7 @@
 """What each precision costs and brings: metrics, bytes, latency on the CPU, and whether TensorRT-RTX builds it.
 
 Every run is exported, calibrated on its training split in every way that ``udx calibrate`` knows, and scored through
-its engine on the validation split. Latencies are processor time on one thread, taken in turns, and compared within their
+its engine on the validation split. Latencies are processor time on one thread, taken in turns, compared within their
 turn. Rows of other students that the JSON holds already stay, so that students can be measured one after the other.
 """
 
