@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from udx.errors import UdxError
 from udx.models.taps import EncoderTaps, Taps
+from udx.processes import mean_over_processes
 from udx.train.averages import RunningMean
 from udx.train.losses import EPS
 from udx.train.methods import DistillationConfig
@@ -87,8 +88,10 @@ class Distiller(nn.Module):
             return DistillationTerms({name: self.weights[name] * loss for name, loss in losses.items()}, raw)
         if self.means is not None and self.training:
             # Batches without boxes are left out of both means: there the raw losses are 0, and say nothing.
-            observed = torch.stack([detection_loss.detach(), *raw.values()])
-            self.means.observe(observed, any(len(its) for its in objects.boxes))
+            # A process whose own batch has none counts where another's has some: the batch is that of all together.
+            has_boxes = detection_loss.new_tensor(float(any(len(its) for its in objects.boxes)))
+            observed = mean_over_processes(torch.stack([detection_loss.detach(), *raw.values(), has_boxes]))
+            self.means.observe(observed[:-1], bool(observed[-1] > 0))
         factors = self._factors(progress)
         return DistillationTerms({name: factors[name] * loss for name, loss in losses.items()}, raw)
 

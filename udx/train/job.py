@@ -17,6 +17,7 @@ from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
 from udx.errors import UdxError
 from udx.files import write_json
+from udx.train.acceleration import join_processes
 from udx.train.examiner import Examiner
 from udx.train.loop import Job, Progress, train
 from udx.train.methods import METHODS
@@ -118,13 +119,6 @@ def rehearse_request(request: Request, bar: Bar) -> Rehearsal:
         teacher = Run(Path(request.teacher))
     with bar("one step") as tick:
         return rehearse(config, data.train if data else [], teacher, lambda done, total: tick(done, total, ""))
-
-
-def join_processes() -> None:
-    """Meet the other processes, if ``torchrun`` or ``accelerate launch`` has started several."""
-    from accelerate import PartialState
-
-    PartialState()
 
 
 def request_run(request: Request, config: RunConfig) -> Run:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
@@ -22,6 +20,7 @@ from udx.errors import UdxError
 from udx.files import sha256_of
 from udx.geometry.arrays import ByteArray
 from udx.models.detector import Detector
+from udx.train.acceleration import make_accelerator
 from udx.train.batch import Batch, KeyFrames, batches, make_loader
 from udx.train.checkpoint import CheckpointRecord, load_strictly, read_checkpoint
 from udx.train.ema import AverageOfWeights
@@ -105,12 +104,7 @@ class _Session:
         self.job = job
         config = job.config.train
         set_seed(config.seed)
-        # Accelerate keeps the precision of a process's first Accelerator; a teacher may have had another.
-        AcceleratorState._reset_state()
-        # While the encoder learns alone, the rest of the detector has no gradients to share.
-        encoder_first = job.teacher is not None and job.config.distillation.encoder_first > 0
-        sharing = DistributedDataParallelKwargs(find_unused_parameters=encoder_first)
-        self.accelerator = Accelerator(mixed_precision=config.precision, kwargs_handlers=[sharing])
+        self.accelerator = make_accelerator(config.precision)
         detector = Detector(job.config.detector)
         start_sha256 = _start(detector, job.start)
         self.teaching = self._teach(detector)

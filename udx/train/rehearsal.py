@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from udx import processes
@@ -16,6 +14,7 @@ from udx.config import to_plain
 from udx.data.frame import KeyFrame
 from udx.data.spec import Modality
 from udx.models.detector import Detector, DetectorInputs
+from udx.train.acceleration import make_accelerator
 from udx.train.batch import Batch, KeyFrames, join
 from udx.train.checkpoint import TeacherRecord
 from udx.train.generated import generated_sample
@@ -90,8 +89,7 @@ def rehearse(
     Raises:
         UdxError: the teacher cannot be read, the two cannot be compared, or a file of the data is damaged.
     """
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.train.precision)
+    accelerator = make_accelerator(config.train.precision)
     student = Detector(config.detector)
     teaching = _teaching(config, teacher, student, accelerator.device)
     batch, load_s = _batch(config, keyframes, teaching)

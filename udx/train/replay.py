@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from udx.errors import UdxError
 from udx.files import write_with
 from udx.models.detector import Detector, DetectorInputs
+from udx.train.acceleration import make_accelerator
 from udx.train.batch import Batch
 from udx.train.checkpoint import CheckpointRecord, load_strictly
 from udx.train.learner import Learner
@@ -127,8 +126,7 @@ def replay(run: Run) -> Replay:
     """
     broken = Breakage.read(broken_file(run))
     config = broken.record.config
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=config.train.precision)
+    accelerator = make_accelerator(config.train.precision)
     camera = dataclasses.replace(config.detector.camera, pretrained=None)
     detector = Detector(dataclasses.replace(config.detector, camera=camera))
     teaching = _teaching(broken, detector, accelerator.device)
