@@ -1,9 +1,11 @@
 """Plans of TensorRT: the whole flow on a stand-in for the library, from a file to a plan, a record and a cache."""
 
+import importlib.util
 import json
 import sys
 import threading
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import onnx
@@ -372,3 +374,29 @@ def test_an_output_that_cannot_be_written_is_one_sentence(machine, detector, tmp
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UdxError, match="cannot write"):
         build_tensorrt(detector, tmp_path / "file" / "student.plan", display=Silent())
+
+
+# -- the library's own names -------------------------------------------------------------------------------------------
+
+NAMES = (
+    "STRONGLY_TYPED", "create_network", "build_serialized_network", "create_builder_config",
+    "builder_optimization_level", "profiling_verbosity", "set_preview_feature", "ALIASED_PLUGIN_IO_10_03",
+    "set_memory_pool_limit", "progress_monitor", "create_timing_cache", "set_timing_cache", "serialize",
+    "OnnxParser", "num_errors", "get_error", "node_operator", "node_name", "PLUGIN_V3", "IPluginV3Layer",
+    "get_capability_interface", "PluginCapabilityType", "plugin_name", "plugin_namespace", "plugin_version",
+    "deserialize_cuda_engine", "num_io_tensors", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype",
+    "get_tensor_shape", "num_layers", "device_memory_size_v2", "phase_start", "step_complete", "phase_finish",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("package", "library"), [("tensorrt_bindings", "tensorrt.so"), ("tensorrt_rtx_bindings", "tensorrt_rtx.so")]
+)
+def test_the_library_knows_the_names_that_a_build_uses(package, library):
+    """Without its other libraries it cannot be imported; its names stand in its file all the same."""
+    found = importlib.util.find_spec(package)
+    path = Path(found.origin).with_name(library) if found and found.origin else None
+    if path is None or not path.is_file():
+        pytest.skip(f"{package} is not installed")
+    content = path.read_bytes()
+    assert [name for name in NAMES if f"{name}\0".encode() not in content] == []

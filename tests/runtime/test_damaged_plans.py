@@ -158,6 +158,7 @@ def attempt(tmp_path) -> Callable[..., bool]:
         ("eval", "--json", "metrics.json", "--engine"),
         ("predict", "--data", "nowhere", "--sample", "0", "--png", "boxes.png", "--engine"),
         ("build", "--segments", "onnxruntime"),
+        ("check", "--json", "check.json"),
     ],
 )
 def test_every_verb_says_one_sentence_of_a_damaged_plan_and_writes_nothing(verb, plan, tmp_path, monkeypatch, capsys):
