@@ -1,4 +1,4 @@
-"""Every kind of runner, each opened on the same detectors; those that need a GPU say by their mark who is asked."""
+"""Every kind of runner, each opened on the same detectors, and the doctor's word on which can run here."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -65,9 +65,6 @@ KINDS: Mapping[str, Callable[[Path, Modality], Runner]] = {
     "torch-compile-cuda": _run("torch-compile-cuda"),
 }
 ANYWHERE = ("onnxruntime", "partitioned", "torch")
-PARAMS = [
-    pytest.param(kind, marks=() if kind in ANYWHERE else pytest.mark.gpu(ask="doctor"), id=kind) for kind in KINDS
-]
 
 
 @cache

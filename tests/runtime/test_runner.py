@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.build.exported import MODALITIES, frame_of
-from tests.runtime.kinds import ANYWHERE, KINDS, PARAMS, require_runnable, write_onnx
+from tests.runtime.kinds import ANYWHERE, KINDS, require_runnable, write_onnx
 from udx.data.inputs import CALIBRATION
 from udx.data.spec import Modality
 from udx.errors import UdxError
@@ -21,7 +21,12 @@ SHARE = 0.9
 """On a GPU: flat heatmaps of random weights have near ties, which other sums break otherwise."""
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+ELSEWHERE = sorted(KINDS.keys() - set(ANYWHERE))
+
+
+@pytest.fixture(
+    scope="module", params=[*ANYWHERE, *(pytest.param(kind, marks=pytest.mark.gpu(ask="doctor")) for kind in ELSEWHERE)]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     require_runnable(request.param)
     return str(request.param)
