@@ -22,6 +22,10 @@ VERBS = {
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
     "export": {"--student", "--run", "--out", "--precision", "--dynamic", "--json"},
     "check": {"--json"},
+    "calibrate": {
+        "--data", "--version", "--split", "--method", "--precision", "--samples", "--judged", "--max-map-drop",
+        "--like", "--learn", "--teacher", "--steps", "--plain", "--force", "--out", "--report", "--json",
+    },
     "build": {
         "--backend", "--precision", "--segments", "--arch", "--level", "--tf32", "--workspace", "--cache", "--out",
         "--json",
@@ -106,6 +110,9 @@ def test_help_loads_nothing_heavy():
         (("bench", "--run", "nowhere"), "there is no checkpoint"),
         (("bench", "--run", "nowhere", "--clock", "cpu"), "--clock is for a comparison of engines"),
         (("check", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
+        (("calibrate", "nowhere.onnx"), "nowhere.onnx: No such file"),
+        (("calibrate", "nowhere.onnx", "--teacher", "runs/teacher"), "name that run with --learn"),
+        (("calibrate", "nowhere.onnx", "--precision", "int4"), "'int4' is not one of"),
         (("export", "--student", "cam", "--run", "nowhere"), "there is no checkpoint"),
         (("export", "--student", "cam", "--precision", "fp8"), "'fp8' is not one of"),
         (("export", "--student", "cam"), "no finished run of a cam detector"),

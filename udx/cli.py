@@ -210,11 +210,17 @@ def check_file(file: Path, json_file: Path | None) -> None:
 @click.option(
     "--method",
     type=click.Choice(["entropy", "mse", "percentile", "max"]),
-    default="entropy",
+    default="percentile",
     show_default=True,
     help="How the largest magnitude of an activation is chosen.",
 )
-@click.option("--precision", type=click.Choice(["int8", "fp8"]), default="int8", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp8", "fp16"]),
+    default="int8",
+    show_default=True,
+    help="fp16: convert, but for what comes near FP16's largest value on the samples.",
+)
 @click.option("--samples", default=64, show_default=True, help="Keyframes to calibrate with, of all scenes alike.")
 @click.option("--judged", default=48, show_default=True, help="Keyframes of other scenes to measure the loss on.")
 @click.option("--max-map-drop", default=0.5, show_default=True, help="Points of mAP that may be lost.")
@@ -231,14 +237,13 @@ def check_file(file: Path, json_file: Path | None) -> None:
 @JSON
 def calibrate(json_file: Path | None, html_file: Path | None, **request: Any) -> None:
     """Quantize FILE, an FP32 file that udx export wrote, and tell what that costs."""
-    from udx.calibration.job import Request
-    from udx.calibration.job import calibrate as calibrate_file
+    from udx.calibration.command import convert
     from udx.calibration.report import write_report
     from udx.console import say, ticking
 
-    calibrated = calibrate_file(Request(**request), ticking)
-    write_report(calibrated, html_file=html_file, json_file=json_file)
-    say(calibrated.summary())
+    converted = convert(request, ticking)
+    write_report(converted, html_file=html_file, json_file=json_file)
+    say(converted.summary())
 
 
 @main.command()

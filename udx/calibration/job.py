@@ -62,7 +62,7 @@ class Request:
     root: Path | None = None
     version: str | None = None
     split: str | None = None
-    method: Method = "entropy"
+    method: Method = "percentile"
     precision: Format = "int8"
     samples: int = SAMPLES
     judged: int = JUDGED_SAMPLES
@@ -283,7 +283,7 @@ def require_full_precision(file: OnnxFile) -> None:
 
 
 def samples_for(nusc: "NuScenes", request: Request, file: OnnxFile) -> CalibrationSet:
-    """Choose the samples of a request.
+    """Choose the samples of a request, those that judge only where something is judged.
 
     Raises:
         UdxError: as ``samples.choose`` and ``samples.require_training_split``.

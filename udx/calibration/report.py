@@ -2,19 +2,32 @@
 
 from pathlib import Path
 
+from udx.calibration.halves import Halved
 from udx.calibration.job import Calibrated
 from udx.calibration.sensitivity import Sensitivity
 from udx.files import write_json, write_text
 from udx.runtime import html, svg
 
 
-def write_report(calibrated: Calibrated, *, html_file: Path | None, json_file: Path | None) -> None:
+def write_report(converted: Calibrated | Halved, *, html_file: Path | None, json_file: Path | None) -> None:
     """Write the page, with the same facts as JSON beside it, or the JSON alone."""
     if html_file is not None:
-        write_text(html_file, page(calibrated))
-        write_json(html_file.with_suffix(".json"), calibrated.to_json())
+        write_text(html_file, page(converted) if isinstance(converted, Calibrated) else page_of_halves(converted))
+        write_json(html_file.with_suffix(".json"), converted.to_json())
     if json_file is not None:
-        write_json(json_file, calibrated.to_json())
+        write_json(json_file, converted.to_json())
+
+
+def page_of_halves(halved: Halved) -> str:
+    """The whole page of a conversion to FP16."""
+    kept = [[node, reason] for reason, nodes in halved.plan.float32.items() for node in nodes]
+    ranges = sorted(halved.ranges.items(), key=lambda item: -item[1])
+    rows = [[name, f"{largest:.4g}"] for name, largest in ranges]
+    sections = [
+        html.Section("Largest magnitudes on the samples", html.table(["tensor", "largest"], rows), half=True),
+        html.Section("Nodes that stay FP32", html.table(["node", "because of"], kept), half=True),
+    ]
+    return html.page(f"{halved.path.name}: FP16", sections, lead=html.paragraph(halved.summary()))
 
 
 def page(calibrated: Calibrated) -> str:

@@ -4,7 +4,7 @@ The plan is read off the graph's wiring, never off its weights: two detectors of
 they learned. ONNX Runtime's converter applies it; what the weights lose by it is counted and reported.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
@@ -54,10 +54,11 @@ def fp16_plan(model: "onnx.ModelProto") -> dict[str, tuple[str, ...]]:
     }
 
 
-def to_fp16(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", PrecisionPlan]:
+def to_fp16(model: "onnx.ModelProto", beyond: Collection[str] = ()) -> tuple["onnx.ModelProto", PrecisionPlan]:
     """Convert an FP32 export; inputs and outputs keep their types.
 
-    ``model`` is left as it is.
+    ``beyond`` names nodes that stay FP32 because of their values' range, besides those of ``fp16_plan``. ``model`` is
+    left as it is.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -65,6 +66,9 @@ def to_fp16(model: "onnx.ModelProto") -> tuple["onnx.ModelProto", PrecisionPlan]
 
     plan = fp16_plan(model)
     exact = {name for names in plan.values() for name in names}
+    large = tuple(node.name for node in model.graph.node if node.name in beyond and node.name not in exact)
+    plan |= {"range": large} if large else {}
+    exact |= {*large}
     source = onnx.ModelProto()
     source.CopyFrom(model)
     _own_constants(source.graph, exact)
