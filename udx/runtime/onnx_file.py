@@ -1,9 +1,10 @@
 """ONNX files from strangers: read once, bounded, and checked against their manifest before anything runs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from udx.data.inputs import input_shapes
 from udx.errors import UdxError
@@ -146,7 +147,19 @@ def _parse(content: bytes, source: Path | str) -> "onnx.ModelProto":
         raise UdxError(f"{source} is damaged or not an ONNX file; copy or export it again") from error
     if not model.ir_version or not model.graph.node:
         raise UdxError(f"{source} is damaged or not an ONNX file: it holds no graph; copy or export it again")
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise UdxError(f"{source} is damaged: it holds names that are no text; copy or export it again")
     return model
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Every string in a message and in those within it; protobuf gives bytes for what is not UTF-8."""
+    for field, value in message.ListFields():
+        if field.message_type:
+            for inner in value if field.is_repeated else (value,):
+                yield from _texts(inner)
+        elif field.type == field.TYPE_STRING:
+            yield from value if field.is_repeated else (value,)
 
 
 def _require_bounded_tensors(model: "onnx.ModelProto", source: Path | str) -> None:
