@@ -218,7 +218,8 @@ def predict_source(
         return Prediction(json=found.to_json(), frames={source.sample: kept}, lines=(said,))
     frames, notes = predict_folder(engine, source=source, backend=backend, score=score, png=png, progress=progress)
     shown = {token: found.above(score) for token, found in frames.items()}
-    said = f"{sum(map(len, shown.values()))} boxes with a score of at least {score:g} in {len(frames)} frames{drawn}"
+    count = f"{len(frames)} frame{'s' if len(frames) > 1 else ''}"
+    said = f"{sum(map(len, shown.values()))} boxes with a score of at least {score:g} in {count}{drawn}"
     return Prediction(
         json={token: found.to_json() for token, found in frames.items()}, frames=shown, lines=(*notes, said)
     )

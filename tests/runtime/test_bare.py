@@ -148,20 +148,6 @@ def test_predict_on_one_frame_with_the_engine_s_own_rig(bare, make_engine, drive
         assert picture.width == 2400
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "predict needs one keyframe"),
-        (("--images", "drive", "--sample", "a"), "give one of them"),
-        (("--sample", "a"), "are of a dataroot"),
-        (("--images", "drive", "--data", "lidar"), "are of a dataroot"),
-        (("--images", "drive", "--rig", "lidar/0.npy"), "is not valid JSON"),
-        (("--images", "lidar"), "has no image of camera CAM_FRONT_LEFT"),
-        (("--images", "drive", "--backend", "tensorrt"), "is an ONNX file, which tensorrt does not run"),
-        (("--images", "drive", "--backend", "torch"), "is an ONNX file, which torch does not run"),
-        (("--data", "lidar", "--sample", "a"), "lidar must hold one version"),
-    ],
-)
-def test_mistakes_are_one_sentence(bare, make_engine, drive, arguments, said):
-    given = [str(drive / one) if (drive / one).exists() else one for one in arguments]
-    assert said in bare("predict", "--engine", make_engine(modality="cam"), *given, status=2)
+def test_a_mistake_is_one_sentence(bare, make_engine, drive):
+    said = bare("predict", "--engine", make_engine(modality="cam"), "--images", drive / "lidar", status=2)
+    assert "lidar has no image of camera CAM_FRONT_LEFT" in said

@@ -47,6 +47,7 @@ class Gpu:
     events: set[int] = field(default_factory=set)
     graphs: dict[int, list[Operation]] = field(default_factory=dict)
     streams: dict[int, "Stream"] = field(default_factory=dict)
+    default: list[Callable[[], object]] = field(default_factory=list)
     done: list[tuple[Any, ...]] = field(default_factory=list)
     current: int = 0
     retained: int = 0
@@ -192,6 +193,12 @@ def driver_module(gpu: Gpu) -> ModuleType:
             gpu.retained -= 1
 
         @staticmethod
+        def synchronize() -> None:
+            raised(gpu.call("cuCtxSynchronize"), "cuCtxSynchronize")
+            while gpu.default:
+                gpu.default.pop(0)()
+
+        @staticmethod
         def pop() -> None:
             assert gpu.current
             gpu.current -= 1
@@ -212,7 +219,8 @@ def driver_module(gpu: Gpu) -> ModuleType:
 
     def memset_d8(address: int, value: int, size: int) -> None:
         raised(gpu.call("cuMemsetD8", size), "cuMemsetD8")
-        gpu.view(address, np.uint8, (size,))[...] = value
+        block = gpu.view(address, np.uint8, (size,))
+        gpu.default.append(lambda: block.fill(value))  # no stream of udx's waits for the default one
 
     def pagelocked_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         raised(gpu.call("cuMemHostAlloc", shape), "cuMemHostAlloc")

@@ -13,7 +13,7 @@ from tests.build.detectors import write_detector
 from tests.build.plans import rewrite
 from tests.runtime.conftest import detector_model, manifest_of
 from tests.runtime.device.gpu_stand_in import Gpu, install
-from tests.runtime.device.plans import compiled, rtx_plan
+from tests.runtime.device.plans import VERSION, compiled, rtx_plan
 from tests.runtime.plan_records import record_of
 from udx.config import to_plain
 from udx.errors import UdxError
@@ -53,7 +53,7 @@ def refused(plan, said, *, backend="auto"):
 def test_opening_touches_no_gpu_and_activating_says_what_is_missing(plan, monkeypatch):
     runner = open_engine(plan)
     assert runner.manifest.spec.modality == "lidar"
-    assert runner.settings == {}
+    assert runner.settings == {"backend": "tensorrt-rtx", "version": VERSION}
     with pytest.raises(UdxError, match=r"no NVIDIA driver is installed|pycuda|shows no GPU|TensorRT-RTX"):
         runner.activate()
     with pytest.raises(UdxError, match=r"runs on what it was built for \(tensorrt-rtx\) and not on onnxruntime-cuda"):

@@ -171,3 +171,4 @@ class DeviceFrame:
                 self._stream.synchronize()
         self._memory.close()
         self._steps.clear()
+        self._stream = None  # pycuda destroys it now, while the context is current

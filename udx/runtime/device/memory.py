@@ -31,6 +31,7 @@ class Memory:
             raise CallError(f"{error}: {_mib(num_bytes)} for {what}, and {self._free()} free") from error
         self.on_close(block.free)
         self._driver.memset_d8(int(block), 0, num_bytes)
+        self._driver.Context.synchronize()  # it is done on the default stream, for which a plan's stream does not wait
         return int(block)
 
     def on_host(self, spec: TensorSpec) -> NDArray[Any]:

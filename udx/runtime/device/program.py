@@ -63,7 +63,13 @@ def program_of_plan(file: PlanFile) -> Program:
     """
     inputs, outputs = ({spec.name: spec for spec in specs} for specs in (file.record.inputs, file.record.outputs))
     tensors, arena_bytes = _in_a_row({**inputs, **outputs})
-    step = SegmentStep(name="engine", inputs=tuple(inputs), outputs=tuple(outputs), file=file.path.name)
+    step = SegmentStep(
+        name="engine",
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        file=file.path.name,
+        sha256=file.record.sha256,
+    )
     try:
         content = file.path.read_bytes()
     except OSError as error:

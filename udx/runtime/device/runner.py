@@ -11,7 +11,7 @@ from udx.errors import UdxError
 from udx.manifest import Manifest
 from udx.runtime.cuda_driver import cuda_driver, first_device
 from udx.runtime.device.cuda import Device, load_cuda
-from udx.runtime.device.engines import load_library
+from udx.runtime.device.engines import Library, load_library
 from udx.runtime.device.errors import explained
 from udx.runtime.device.frame import DeviceFrame
 from udx.runtime.device.program import Program, program_of_bundle, program_of_plan
@@ -27,16 +27,18 @@ class DeviceRunner(Runner):
     Activate, infer and deactivate in one thread: pycuda binds memory to it. Several runners share the GPU's context.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, load: Callable[[], Program]) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, load: Callable[[], Program], *, library: Library, version: str
+    ) -> None:
         super().__init__(path, manifest, expected_inputs(manifest), expected_outputs(manifest))
         self._load = load
         self._device: Device | None = None
         self._frame: DeviceFrame | None = None
-        self._settings: dict[str, str | int | None] = {}
+        self._settings: dict[str, str | int | None] = {"backend": library, "version": version}
 
     @property
     def settings(self) -> Mapping[str, str | int | None]:
-        """Library and version, GPU, steps, memory, and whether frames are CUDA graphs; known once it was active."""
+        """Library and version; once it was active also GPU, steps, memory, and whether frames are CUDA graphs."""
         return self._settings
 
     def stages_ms(self) -> dict[str, float]:
@@ -64,9 +66,7 @@ class DeviceRunner(Runner):
         self._device = Device(load_cuda())
         with self._device.current():
             self._frame = DeviceFrame(self._device, program, gpu)
-        self._settings = {
-            "backend": program.library,
-            "version": library.__version__,
+        self._settings |= {
             "device": gpu.name,
             "cuda_graph": self._frame.graph,
             "segments": sum(isinstance(step, SegmentStep) for step in program.steps),
@@ -107,7 +107,7 @@ def open_bundle(file: PartitionedFile) -> DeviceRunner:
             raise UdxError(f"{file.path} has been replaced since it was opened; open it again")
         return program_of_bundle(found)
 
-    return DeviceRunner(file.path, file.manifest, load)
+    return DeviceRunner(file.path, file.manifest, load, library="tensorrt-rtx", version=file.plan.backend_version)
 
 
 def open_plan(file: PlanFile) -> DeviceRunner:
@@ -119,4 +119,4 @@ def open_plan(file: PlanFile) -> DeviceRunner:
             raise UdxError(f"{file.path} has been replaced since it was opened; open it again")
         return program_of_plan(found)
 
-    return DeviceRunner(file.path, file.manifest, load)
+    return DeviceRunner(file.path, file.manifest, load, library="tensorrt", version=file.record.key.tensorrt)
