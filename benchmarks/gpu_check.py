@@ -70,16 +70,24 @@ def steps_for(out: Path, scratch: Path) -> tuple[Step, ...]:
     junit = scratch / "tests.xml"
     tests = ("-m", "pytest", "-m", "gpu", "-rs", "--durations=8", f"--junitxml={junit}", *marked_tests(ROOT / "tests"))
     return (
-        Step(name="tests", command=tests, limit_s=300, junit=junit),
+        Step(name="tests", command=tests, limit_s=270, junit=junit),
         Step(
             name="operators",
             command=("benchmarks/ops.py", "--device", "cuda", "--json", str(out / "ops_cuda.json")),
-            limit_s=150,
+            limit_s=90,
+        ),
+        Step(
+            name="latency",
+            command=(
+                *("benchmarks/latency.py", "--device", "cuda", "--student", "cam", "--blocks", "20"),
+                *("--out", str(out / "latency_cuda.json")),
+            ),
+            limit_s=120,
         ),
         Step(
             name="synthetic world",
             command=("benchmarks/synth_speed.py", "--device", "cuda", "--json", str(out / "synth_speed_cuda.json")),
-            limit_s=90,
+            limit_s=60,
         ),
     )
 

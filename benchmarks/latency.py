@@ -37,6 +37,7 @@ from udx.manifest import Manifest, PrecisionPlan
 from udx.models.detector import Detector, DetectorInputs
 from udx.runtime import svg
 from udx.runtime.conditions import conditions, interference
+from udx.runtime.cuda_driver import cuda_driver, first_device
 from udx.runtime.environment import environment
 from udx.runtime.frames import Frame, generated_frame, keyframe_frames
 from udx.runtime.measure import Protocol, measure
@@ -63,6 +64,9 @@ Row = dict[str, Any]
 @click.option("--version", help="Version of the dataroot.")
 @click.option("--blocks", default=6, show_default=True)
 @click.option("--threads", type=int, help="CPU threads of every contestant  [default: each backend's own choice]")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda", "all"]), default="all", show_default=True, help="What may take part."
+)
 @click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Have torch.compile along.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON to write, and a picture beside it.")
 def main(
@@ -72,10 +76,13 @@ def main(
     version: str | None,
     blocks: int,
     threads: int | None,
+    device: str,
     compiled: bool,
     out: Path | None,
 ) -> None:
     """Measure every student in every format; print a table, save it and a picture."""
+    if device == "cuda":
+        first_device(cuda_driver())
     out = out or RESULTS / f"latency_{'cuda' if torch.cuda.is_available() else 'cpu'}.json"
     protocol = Protocol(warmup=1, blocks=blocks, frames=2)
     found: dict[str, Any] = {
@@ -90,7 +97,7 @@ def main(
             request = Request(
                 run=run.folder, root=root, version=version, threads=threads, protocol=protocol, calibration=CALIBRATION
             )
-            found["students"][student] = one = compare(run, request, compiled)
+            found["students"][student] = one = compare(run, request, compiled, device)
         write_json(out, found)  # a run that is interrupted keeps the students that are finished
         write_text(out.with_suffix(".svg"), picture(found["students"]))
         shown = [[row["format"], *row["cells"]] for row in one["formats"]]
@@ -151,9 +158,11 @@ def write_exports(run: Run, kept: Kept) -> None:
         kept.made(path)
 
 
-def contestants(run: Run, folder: Path, request: Request, compiled: bool) -> Iterator[Format]:
-    """Every format, and torch's compiler; without data nothing can be calibrated."""
+def contestants(run: Run, folder: Path, request: Request, compiled: bool, device: str) -> Iterator[Format]:
+    """Every format on a device, torch first, and torch's compiler; without data nothing can be calibrated."""
     for one in formats_of(run, folder, request, ticking, phases):
+        if device not in ("all", "cuda" if one.gpu else "cpu"):
+            continue
         if "INT8" not in one.name or request.root is not None:
             yield one
         if compiled and one.backend.startswith("torch"):
@@ -161,14 +170,18 @@ def contestants(run: Run, folder: Path, request: Request, compiled: bool) -> Ite
             yield Format(one.name.replace("torch", "torch.compile"), None, None, backend, one.gpu)
 
 
-def compare(run: Run, request: Request, compiled: bool) -> dict[str, Any]:
-    """Open every contestant, measure them in turns, and tell how fast each is."""
+def compare(run: Run, request: Request, compiled: bool, device: str = "all") -> dict[str, Any]:
+    """Open every contestant, measure them in turns, and tell how fast each is beside torch eager.
+
+    Raises:
+        UdxError: torch itself does not run on the device.
+    """
     runners: dict[str, Runner] = {}
     reasons: dict[str, str] = {}
     kept = Kept(run)
     write_exports(run, kept)
     frames, frames_are = None, ""
-    for one in contestants(run, kept.folder, request, compiled):
+    for one in contestants(run, kept.folder, request, compiled, device):
         try:
             runner = open_format(one, kept, run, request.threads)
             frames, frames_are = (frames, frames_are) if frames else frames_of(runner.manifest, request)
@@ -177,7 +190,10 @@ def compare(run: Run, request: Request, compiled: bool) -> dict[str, Any]:
             runners[one.name] = runner
         except UdxError as error:
             reasons[one.name] = str(error)
-    assert frames is not None and "torch" in runners, reasons
+    if frames is None or next(iter(runners)) not in ("torch", "torch, CUDA"):
+        raise UdxError(
+            f"torch does not run here, and there is nothing to compare with ({next(iter(reasons.values()))})"
+        )
     before = conditions()
     with ticking("measuring") as tick:
         measured = measure(list(runners.values()), frames, request.protocol, progress=tick)

@@ -74,6 +74,8 @@ def compare(title: str, engine: Path, against: Path, protocol: Protocol) -> Benc
     with ticking(title) as tick:
         report = bench(engine, against=against, threads=1, protocol=protocol, progress=tick)
     console.print(terminal(report))
+    if report.stopped:
+        raise UdxError(f"{title}: the measurement ended early: {report.stopped}; run it again")
     return report
 
 
