@@ -73,7 +73,10 @@ def check(root: Path, version: str | None, files: bool, json_file: Path | None) 
 
 @main.command()
 @click.option(
-    "--recipe", default="nano", show_default=True, help="nano: two CPU cores; small: one GPU; base: the paper."
+    "--recipe",
+    default="nano",
+    show_default=True,
+    help="nano: two CPU cores; small: one GPU, minutes; base: the paper; modern, modern-swin: as of today.",
 )
 @click.option("--data", "root", type=FOLDER, help="nuScenes dataroot; without it the synthetic world, made once.")
 @VERSION

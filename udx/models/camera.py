@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from udx.data.spec import CameraSpec
+from udx.errors import UdxError
 from udx.geometry import BevGrid
 from udx.models.blocks import conv_bn_relu
 from udx.models.taps import EncoderTaps
@@ -92,9 +93,40 @@ class CameraEncoder(nn.Module):
 
 
 def build_backbone(config: CameraEncoderConfig) -> Any:
-    """Build the transformers backbone; its ``channels`` and ``feature_maps`` are all that is used of it."""
+    """Build the transformers backbone; its ``channels`` and ``feature_maps`` are all that is used of it.
+
+    The architecture is that of ``backbone`` and ``settings`` alone, so that a checkpoint needs no pretrained weights.
+
+    Raises:
+        UdxError: the pretrained weights are neither a local folder nor on the hub, or are of another architecture.
+    """
     from transformers import AutoBackbone, AutoConfig
 
-    if config.pretrained is not None:
-        return AutoBackbone.from_pretrained(config.pretrained, use_safetensors=True, **config.settings)
-    return AutoBackbone.from_config(AutoConfig.for_model(config.backbone, **config.settings))
+    settings = AutoConfig.for_model(config.backbone, **config.settings)
+    backbone = AutoBackbone.from_config(settings)
+    if config.pretrained is None:
+        return backbone
+    try:
+        backbone, loading = type(backbone).from_pretrained(
+            config.pretrained, config=settings, use_safetensors=True, output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise _other_architecture(config, str(error).splitlines()[0]) from error
+    except Exception as error:  # of the file system, the hub's client or its network: they have no name in common
+        raise UdxError(
+            f"there are no weights {config.pretrained!r}, neither as a local folder with config.json and "
+            "model.safetensors nor on the hub as seen from here; name a folder with --set "
+            "detector.camera.pretrained=FOLDER, or begin without any with --set detector.camera.pretrained=null"
+        ) from error
+    # The norms of the stages' outputs are the backbone's own, and in no classifier.
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("hidden_states_norms"))
+    if missing:
+        raise _other_architecture(config, f"{missing[0]} is missing")
+    return backbone
+
+
+def _other_architecture(config: CameraEncoderConfig, detail: str) -> UdxError:
+    return UdxError(
+        f"the weights {config.pretrained!r} are not those of the {config.backbone} that detector.camera.settings "
+        f"describe ({detail}); bring one in line with the other"
+    )

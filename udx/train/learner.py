@@ -13,6 +13,7 @@ from udx.models.taps import EncoderTaps, Taps
 from udx.train.batch import Batch
 from udx.train.gradients import gradient_norms
 from udx.train.recipes import RunConfig
+from udx.train.speed import prepare_for_speed
 from udx.train.sync_norm import synchronise_norms
 from udx.train.teaching import Teaching
 
@@ -55,6 +56,7 @@ class Learner:
         self.teaching, self.config, self.steps, self.accelerator = teaching, config, steps, accelerator
         self.encoder_steps = round(steps * config.distillation.encoder_first) if teaching else 0
         synchronise_norms(detector, accelerator.device)
+        prepare_for_speed(detector, config.train)
         distiller = teaching.distiller if teaching else None
         if distiller is not None:
             synchronise_norms(distiller, accelerator.device)

@@ -120,8 +120,11 @@ class _Session:
         self.loader, self.sampler = self._data()
         self.steps_per_epoch = len(self.loader)
         self.steps = self.steps_per_epoch * config.epochs
+        # Copied before the learner changes how the detector computes.
+        self.average = AverageOfWeights(detector, config.ema_decay) if config.ema_decay else None
         self.learner = Learner(detector, self.teaching, job.config, self.steps, self.accelerator)
-        self.average = AverageOfWeights(self.learner.detector, config.ema_decay) if config.ema_decay else None
+        if self.average is not None:
+            self.average.detector.to(self.accelerator.device)
         self._prepare()
         self.keeper = Keeper(job.run, self.record, self.samples_per_step)
         self.step, self.validated, self.best_nds = 0, 0, -1.0

@@ -12,7 +12,10 @@ from udx.files import write_with
 from udx.train.checkpoint import CheckpointRecord
 
 STATE_FORMAT: Final = "udx-state/2"
-FREE: Final = ("batch_size", "workers", "checkpoint_every_s", "gradient_norms_every", "keep_epochs", "pictures")
+FREE: Final = (
+    *("batch_size", "workers", "compile", "recompute"),
+    *("checkpoint_every_s", "gradient_norms_every", "keep_epochs", "pictures"),
+)
 """Settings of ``TrainConfig`` that may be others when a training is resumed. The size of a process's batch is one of
 them, because the samples of a step over all processes are held to be the same."""
 
