@@ -11,10 +11,10 @@ chosen on the split ``tune``, with a seed that is not among those reported; ever
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -300,7 +300,6 @@ def results(out: Path) -> dict[str, PathResult]:
 @click.option("--results", "stem", type=click.Path(path_type=Path), default=RESULTS, help="Results without suffix.")
 def main(out: Path, jobs: int, stem: Path) -> None:
     """Run the whole matrix, or what is left of it, and write JSON, table and picture."""
-    began = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     make_world(out)
     perform_all([teacher_task(modality) for modality in ("fusion", "lidar", "cam")], out, "test", jobs, "teachers")
@@ -314,8 +313,8 @@ def main(out: Path, jobs: int, stem: Path) -> None:
         "world": dataclasses.asdict(WORLD),
         "recipes": {f"{teacher}->{student}": described(best(teacher, student)) for teacher, student in PATHS},
         "command": "python benchmarks/distill_gain.py",
-        "seconds": round(time.monotonic() - began, 1),
         "machine": dataclasses.asdict(environment()),
+        "versions": {name: version(name) for name in ("torch", "transformers", "nuscenes-devkit")},
     }
     write_json(stem.with_suffix(".json"), record)
     write_text(stem.with_suffix(".md"), to_markdown(found))
