@@ -53,12 +53,18 @@ def test_nothing_is_said_of_a_quiet_machine(report: BenchReport, still: Conditio
             {"gpus": (GpuState(readings={}, throttled=("software power cap",)),)},
             "GPU 0 was throttled by software power",
         ),
-        ({"gpu_processes": ("4711, python, 3 MiB",)}, "4711, python"),
     ],
 )
 def test_what_disturbs_is_named(report: BenchReport, still: Conditions, change: dict[str, Any], word: str) -> None:
     after = dataclasses.replace(still, **{"clock_s": 10.0, "busy_s": 10.0, "own_s": 10.0} | change)
     assert word in said(report, still, after, {})
+
+
+def test_others_on_the_gpu_are_those_before_the_start(report: BenchReport, still: Conditions) -> None:
+    busy = dataclasses.replace(still, gpu_processes=("4711, python, 3 MiB",))
+    after = dataclasses.replace(still, clock_s=10.0)
+    assert "4711, python" in said(report, busy, after, {})
+    assert said(report, still, dataclasses.replace(after, gpu_processes=busy.gpu_processes), {}) == ""
 
 
 @pytest.mark.parametrize(("on_gpu", "bound"), [(9.5, False), (7.0, True)])

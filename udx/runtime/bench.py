@@ -65,8 +65,8 @@ def bench(
         if frames is None:
             frame, frames_are = generated_frame(lineup.engine.manifest, protocol.seed)
             frames = [frame]
+        before = conditions()  # before anything of this process is on a GPU: who computes there is another
         layers = [_layers_of(runner) for runner in (lineup.engine, lineup.against) if runner]
-        before = conditions()
         measured = measure(
             lineup.runners,
             frames,

@@ -49,8 +49,8 @@ def _of_the_machine(machine: Environment, before: Conditions, after: Conditions)
                 f"GPU {index} was throttled by {' and '.join(gpu.throttled)}; cool it, raise its power limit, or lock "
                 "its clocks lower (nvidia-smi --lock-gpu-clocks)."
             )
-    if after.gpu_processes:
-        yield f"Other programs compute on the GPU: {'; '.join(after.gpu_processes[:5])}."
+    if before.gpu_processes:
+        yield f"Other programs compute on the GPU: {'; '.join(before.gpu_processes[:5])}."
 
 
 def _of_an_engine(engine: EngineReport) -> Iterator[str]:

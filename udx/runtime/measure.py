@@ -38,10 +38,10 @@ class Protocol:
     which two engines count as equivalent, fixed before anything is measured.
 
     A single engine is measured for ``blocks`` blocks. A comparison goes on from there until its intervals are narrow
-    enough for the margin, or ``max_minutes`` have passed since its start; that the intervals' *width* alone decides
-    when to stop, and never where they lie, keeps the tests honest. Every ``reopen_every`` blocks all its engines are
-    closed and opened again in a random order: where their memory happens to lie is luck of an opening, which would
-    else look like a difference between engines.
+    enough for the margin, or ``max_minutes`` have passed, to a round of blocks; that the intervals' *width* alone
+    decides when to stop, and never where they lie, keeps the tests honest. A round is ``reopen_every`` blocks: then all
+    engines are closed and opened again in a random order. Where their memory happens to lie is luck of an opening, and
+    would else look like a difference between engines.
 
     The verdict is on time by ``clock``: ``wall`` is latency; ``cpu`` is the processor time of this process, without
     what it waits for cores that other programs hold: the work, and not the latency. ``core`` is the one that this
@@ -201,7 +201,8 @@ def _blocks(
         if blocks_needed is not None and done >= protocol.blocks:
             passed = time.monotonic() - began
             affordable = int(done * 60 * protocol.max_minutes / passed)
-            total = max(done, min(blocks_needed(timings), affordable))
+            more = max(0, min(blocks_needed(timings), affordable) - done)
+            total = done + math.ceil(more / protocol.reopen_every) * protocol.reopen_every  # whole rounds
 
 
 @contextmanager
