@@ -86,7 +86,9 @@ def bench_lead(report: BenchReport) -> str:
 def bench_sections(report: BenchReport) -> list[html.Section]:
     """The report's cards, for this page or another."""
     engines = _engines(report)
-    network = {name: engine.network.samples_ms for name, engine in engines.items()}
+    judged = report.protocol.judged_stage
+    samples = {name: engine.stages[judged].samples_ms for name, engine in engines.items()}
+    said = stage_name(judged).capitalize()
     means = {name: _parts(engine) for name, engine in engines.items()}
     sections = []
     if report.warnings:
@@ -95,9 +97,9 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
         sections += _comparison_sections(report, report.comparison)
     if any(engine.accuracy for engine in engines.values()):
         sections.append(html.Section("Accuracy of these files, %", _accuracy_table(engines)))
-    histogram = html.figure(svg.histogram_svg(network), "Network stage, ms; dashed: medians.")
+    histogram = html.figure(svg.histogram_svg(samples), f"{said}, ms; dashed: medians.")
     stages = html.figure(svg.bars_svg(means), "Means, which add up, ms. Inputs: decoding, resizing and pooling plan.")
-    order = html.figure(svg.series_svg(network), "Network stage in the order measured; the slowest 1 % on the edge.")
+    order = html.figure(svg.series_svg(samples), f"{said} in the order measured; the slowest 1 % on the edge.")
     return [
         *sections,
         *(
