@@ -18,6 +18,7 @@ VERBS = {
         "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
         "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run", "--json",
     },
+    "runs": {"--json"},
     "replay": {"--json"},
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
     "export": {"--student", "--run", "--out", "--precision", "--dynamic", "--json"},

@@ -122,6 +122,24 @@ def train(root: Path | None, json_file: Path | None, dry_run: bool, **request: A
     say(f"{run.folder}: mAP {metrics.mean_ap:.3f}, NDS {metrics.nds:.3f}")
 
 
+@main.command(name="runs")
+@click.argument("folder", type=FOLDER, default=Path("runs"))
+@JSON
+def list_runs(folder: Path, json_file: Path | None) -> None:
+    """List the runs below FOLDER  [default: runs], the newest first, with their figures."""
+    from udx.console import say
+    from udx.files import write_json
+    from udx.train.listing import list_runs as find_runs
+    from udx.train.show import show_runs
+
+    rows, problems = find_runs(folder)
+    if json_file:
+        write_json(json_file, [row.to_json() for row in rows])
+    show_runs(rows)
+    for problem in problems:
+        say(f"left out: {problem}")
+
+
 @main.command()
 @click.argument("run_folder", metavar="RUN", type=FOLDER)
 @JSON

@@ -1,9 +1,11 @@
 """What training shows on the terminal beside its progress."""
 
 import json
+from collections.abc import Sequence
 
 from udx.config import to_plain
 from udx.console import say, table
+from udx.train.listing import RunRow
 from udx.train.rehearsal import Rehearsal
 
 
@@ -17,3 +19,19 @@ def show_rehearsal(rehearsal: Rehearsal) -> None:
     table("memory of a process, estimated", ["what", "MiB"], [[name, f"{size:,.1f}"] for name, size in memory])
     for line in rehearsal.lines():
         say(line)
+
+
+def show_runs(rows: Sequence[RunRow]) -> None:
+    """Print a table of runs, metrics in %."""
+    header = ["run", "recipe", "student", "teacher", "state", "step", "loss", "mAP", "NDS", "best NDS"]
+    table("runs, mAP and NDS in %", header, [_cells(row) for row in rows])
+
+
+def _cells(row: RunRow) -> list[str]:
+    figures = [_percent(value) for value in (row.mAP, row.NDS, row.best_NDS)]
+    loss = "" if row.loss is None else f"{row.loss:.3f}"
+    return [row.folder, row.recipe, row.student, row.teacher or "", row.state, str(row.step), loss, *figures]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
