@@ -5,7 +5,6 @@ its engine on the validation split. Latencies are processor time on one thread, 
 turn. Rows of other students that the JSON holds already stay, so that students can be measured one after the other.
 """
 
-import contextlib
 import dataclasses
 import platform
 import sys
@@ -50,8 +49,6 @@ class Variant:
     precision: str
     method: str
     file: Path
-    layers: int = 0
-    skipped: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,13 +76,14 @@ class Split:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), required=True, help="Where the figures go.")
 def main(runs: tuple[Path, ...], scenes: int, out: Path, json_file: Path, **request: Any) -> None:
     """Measure every precision of the students in these runs."""
+    before = read_json(json_file) if json_file.exists() else {"rows": [], "command": []}
+    commands = list(dict.fromkeys([*before["command"], command()]))
+    rows = before["rows"]
     for folder in runs:
-        rows = rows_of(Run(folder), scenes, out, request)
-        before = read_json(json_file) if json_file.exists() else {"rows": [], "command": []}
-        rows = [row for row in before["rows"] if row["student"] != rows[0]["student"]] + rows
-        commands = list(dict.fromkeys([*before["command"], command()]))
-        figures = {"rows": rows, "command": commands, "machine": machine(), "versions": versions()}
-        write_json(json_file, figures)
+        for row in rows_of(Run(folder), scenes, out, request):
+            rows = [*(old for old in rows if identity(old) != identity(row)), row]
+            figures = {"rows": rows, "command": commands, "machine": machine(), "versions": versions()}
+            write_json(json_file, figures)
     header = ["student", "precision", "mAP", "NDS", "latency", "MiB", "RTX"]
     shown = [
         [row["student"], f"{row['precision']} {row['method']}", f"{100 * row['mAP']:.2f}", f"{100 * row['NDS']:.2f}",
@@ -95,79 +93,81 @@ def main(runs: tuple[Path, ...], scenes: int, out: Path, json_file: Path, **requ
     table("precisions (metrics in %, latency relative to FP32)", header, shown)
 
 
-def rows_of(run: Run, scenes: int, out: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """All rows of one student."""
-    folder = out / run.record().config.detector.spec.modality
-    variants = list(variants_of(run, folder, asked))
-    manifest = read_onnx(variants[0].file).manifest
-    split = validation(asked, manifest, scenes)
-    say(f"{manifest.spec.modality}: {len(split.keyframes)} samples of {len(split.scenes)} scenes of {split.name}")
-    ratios = latencies([variant.file for variant in variants], split.frames[0])
+def identity(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What a new row takes the place of."""
+    return row["student"], row["precision"], row["method"]
+
+
+def rows_of(run: Run, scenes: int, out: Path, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All rows of one student, one after the other."""
+    modality = run.record().config.detector.spec.modality
     built: dict[str, tuple[bool, int, str]] = {}
-    rows = []
-    for variant in variants:
+    split: Split | None = None
+    exact: Path | None = None
+    for variant in variants_of(run, out / modality, asked):
         began = time.monotonic()
-        metrics = score(variant.file, split, manifest.spec.modality)
-        graph = read_onnx(variant.file).manifest.graph
-        assert graph is not None
-        if graph.sha256 not in built:  # an engine's size follows from its graph
-            built[graph.sha256] = build(variant.file)
-        builds, engine_bytes, reason = built[graph.sha256]
-        rows.append(
-            {
-                "student": manifest.spec.modality,
-                "precision": variant.precision,
-                "method": variant.method,
-                "mAP": metrics.mean_ap,
-                "NDS": metrics.nds,
-                **metrics.tp_errors,
-                "latency_ratio": ratios[variant.file],
-                "bytes": variant.file.stat().st_size,
-                "quantized_layers": variant.layers,
-                "skipped": list(variant.skipped),
-                "rtx_builds": builds,
-                "rtx_engine_bytes": engine_bytes,
-                "rtx_refusal": reason,
-                "samples": len(split.keyframes),
-                "checkpoint_sha256": sha256_of(run.checkpoint),
-            }
-        )
-        say(f"{variant.precision} {variant.method}: mAP {metrics.mean_ap:.4f} ({time.monotonic() - began:.0f} s)")
-    return rows
+        exact = exact or variant.file
+        file = read_onnx(variant.file)
+        split = split or validation(asked, file.manifest, scenes)
+        metrics = score(variant.file, split, modality)
+        assert file.manifest.graph is not None
+        sha256, plan = file.manifest.graph.sha256, file.manifest.precision
+        if sha256 not in built:  # an engine's size follows from its graph
+            built[sha256] = build(variant.file)
+        builds, engine_bytes, reason = built[sha256]
+        yield {
+            "student": modality,
+            "precision": variant.precision,
+            "method": variant.method,
+            "mAP": metrics.mean_ap,
+            "NDS": metrics.nds,
+            **metrics.tp_errors,
+            "latency_ratio": latency_ratio(exact, variant.file, split.frames[0]),
+            "bytes": variant.file.stat().st_size,
+            "quantized_layers": len(plan.quantization.layers) if plan.quantization else 0,
+            "skipped": list(plan.float32.get("sensitive", ())),
+            "rtx_builds": builds,
+            "rtx_engine_bytes": engine_bytes,
+            "rtx_refusal": reason,
+            "samples": len(split.keyframes),
+            "checkpoint_sha256": sha256_of(run.checkpoint),
+        }
+        said = f"{modality} {variant.precision} {variant.method}: mAP {metrics.mean_ap:.4f}"
+        say(f"{said} on {len(split.keyframes)} samples ({time.monotonic() - began:.0f} s)")
 
 
 def variants_of(run: Run, folder: Path, asked: dict[str, Any]) -> Iterator[Variant]:
-    """Export and calibrate a run in every way; the activations are looked at once."""
-    exact = export_run(run, folder / "fp32.onnx").path
-    yield Variant("fp32", "", exact)
-    yield Variant("fp16", "", export_run(run, folder / "fp16.onnx", precision="fp16").path)
+    """Export and calibrate a run in every way; the activations are looked at once.
+
+    A file that is in the folder already is taken as it is: what was interrupted goes on where it was.
+    """
+    exact = folder / "fp32.onnx"
     request = Request(
         file=exact, root=asked["root"], version=asked["version"], samples=asked["samples"], judged=asked["judged"]
     )
-    calibration = prepare(request, ticking)
+    found: list[Calibration] = []
+
+    def quantized(precision: str, **changes: Any) -> Variant:
+        wanted = dataclasses.replace(request, **changes)
+        if not wanted.target.exists():
+            if not found:
+                found.append(prepare(request, ticking))
+            say(quantize_with(found[0], wanted, ticking).summary())
+        return Variant(precision, wanted.method, wanted.target)
+
+    for precision in ("fp32", "fp16"):
+        path = folder / f"{precision}.onnx"
+        if not path.exists():
+            export_run(run, path, precision=precision)  # type: ignore[arg-type]
+        yield Variant(precision, "", path)
     for method in METHODS:
-        plain = dataclasses.replace(request, method=method, plain=True, out=folder / f"int8-{method}.onnx")
-        yield quantized("int8", calibration, plain)
+        yield quantized("int8", method=method, plain=True, out=folder / f"int8-{method}.onnx")
     chosen: Method = asked["method"]
-    skip = dataclasses.replace(request, method=chosen, out=folder / "int8-skip.onnx")
-    yield quantized("int8+skip", calibration, skip)
-    learned = dataclasses.replace(
-        skip, like=skip.target, learn=run.folder, teacher=asked["teacher"], steps=asked["steps"],
-        out=folder / "int8-qad.onnx",
-    )  # fmt: skip
-    yield quantized("int8+qad", calibration, learned)
-    yield quantized(
-        "fp8", calibration,
-        dataclasses.replace(request, method=chosen, precision="fp8", plain=True, out=folder / "fp8.onnx"),
-    )  # fmt: skip
-
-
-def quantized(precision: str, calibration: Calibration, request: Request) -> Variant:
-    """Write one variant."""
-    done = quantize_with(calibration, request, ticking)
-    say(done.summary())
-    skipped = done.plan.float32.get("sensitive", ())
-    return Variant(precision, request.method, done.path, len(done.placement.nodes), skipped)
+    skip = folder / "int8-skip.onnx"
+    yield quantized("fp8", method=chosen, precision="fp8", plain=True, out=folder / "fp8.onnx")
+    yield quantized("int8+skip", method=chosen, out=skip)
+    learned = {"learn": run.folder, "teacher": asked["teacher"], "steps": asked["steps"]}
+    yield quantized("int8+qad", method=chosen, like=skip, out=folder / "int8-qad.onnx", **learned)
 
 
 def validation(asked: dict[str, Any], manifest: Any, limit: int) -> Split:
@@ -191,20 +191,17 @@ def score(file: Path, split: Split, modality: str) -> Metrics:
     return evaluate(split.nusc, split.name, found, split.keyframes, scenes=split.scenes, modality=modality)
 
 
-def latencies(files: list[Path], frame: Tensors) -> dict[Path, float]:
-    """Latency of each file relative to the first, on one thread: the median over turns of the ratio within a turn."""
-    taken: dict[Path, list[float]] = {file: [] for file in files}
-    with contextlib.ExitStack() as stack:
-        runners = {file: stack.enter_context(open_engine(file, threads=1)) for file in files}
-        for runner in runners.values():
-            runner.infer(frame)
-        for _ in range(TURNS):
-            for file, runner in runners.items():
+def latency_ratio(exact: Path, file: Path, frame: Tensors) -> float:
+    """Latency of a file relative to FP32's on one thread: the median over turns of the ratio within a turn."""
+    taken: dict[str, list[float]] = {"exact": [], "other": []}
+    with open_engine(exact, threads=1) as one, open_engine(file, threads=1) as other:
+        for turn in range(TURNS + 1):
+            for name, runner in (("exact", one), ("other", other)):
                 began = time.process_time()  # of one thread: other programs on the machine do not count
                 runner.infer(frame)
-                taken[file].append(time.process_time() - began)
-    base = np.array(taken[files[0]])
-    return {file: float(np.median(np.array(times) / base)) for file, times in taken.items()}
+                if turn:  # the first one warms up
+                    taken[name].append(time.process_time() - began)
+    return float(np.median(np.array(taken["other"]) / np.array(taken["exact"])))
 
 
 def build(file: Path) -> tuple[bool, int, str]:

@@ -6,7 +6,13 @@ import sys
 CALIBRATE = """
 import contextlib, sys
 from pathlib import Path
-sys.modules["torch"] = None
+
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "torch":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, NoTorch())
 from udx.calibration.command import convert
 file, root, out = map(Path, sys.argv[1:])
 asked = {"file": file, "root": root, "out": out, "samples": 2, "plain": True, "precision": "int8"}
