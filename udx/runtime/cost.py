@@ -78,11 +78,11 @@ def with_shapes(skeleton: "onnx.ModelProto", *, inline: bool = False) -> "onnx.M
 def known_tensors(graph: "onnx.GraphProto") -> dict[str, TensorSpec]:
     """Every tensor of a graph whose type and shape are known, weights included, by name."""
     found = [tensor_spec(value) for value in (*graph.input, *graph.output, *graph.value_info)]
-    known = {spec.name: spec for spec in found if is_known(spec)}
+    known = {spec.name: spec for spec in found if _is_known(spec)}
     return known | {name: spec_of_tensor(tensor) for name, tensor in constants_of(graph).items()}
 
 
-def is_known(spec: TensorSpec) -> bool:
+def _is_known(spec: TensorSpec) -> bool:
     """Whether type and shape of a tensor are known; what is no tensor at all has neither."""
     return not spec.dtype.startswith("unknown") and all(length >= 0 for length in spec.shape)
 
