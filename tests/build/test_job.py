@@ -73,7 +73,7 @@ def detector(tmp_path, monkeypatch) -> Path:
 def test_a_plan_is_built_and_described(capsys, monkeypatch, detector):
     status, said = udx(capsys, monkeypatch, detector.name, "--segments", "onnxruntime", "--json", "build.json")
     assert status == 0, said
-    assert "1 segments for onnxruntime" in said
+    assert "1 segment for onnxruntime" in said
     plan = read_partitioned(Path("student.plan")).plan
     described = json.loads(Path("build.json").read_text())
     assert described["backend"] == "onnxruntime"

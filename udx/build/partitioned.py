@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -66,8 +67,9 @@ class PartitionedBuild:
         plan = self.plan
         where = f" for compute capability {', '.join(map(_dotted, plan.capabilities))}" if plan.capabilities else ""
         return (
-            f"{self.path}: {self.path.stat().st_size / 2**20:.1f} MiB, {plan.precision}, {len(plan.segments)} segments "
-            f"for {plan.backend} {plan.backend_version} and {len(plan.kernel_steps)} kernels{where}; "
+            f"{self.path}: {self.path.stat().st_size / 2**20:.1f} MiB, {plan.precision}, "
+            f"{_counted(len(plan.segments), 'segment')} for {plan.backend} {plan.backend_version} and "
+            f"{_counted(len(plan.kernel_steps), 'kernel')}{where}; "
             f"{plan.arena_bytes / 2**20:.1f} MiB of memory for their tensors"
         )
 
@@ -103,18 +105,20 @@ def build_partitioned(
     watch = Watch(display)
     capabilities = () if backend == "onnxruntime" else tuple(arches) or PORTABLE
     kernels, members = _kernels(cut, capabilities, watch)
+    engines = cancellable(lambda: _engines(file, cut, backend, arches, watch), watch.cancel)
     plan = _plan(
         file,
         cut,
+        engines,
         backend=backend,
         backend_version=version,
         precision=found,
         capabilities=capabilities,
         kernels=kernels,
     )
-    engines = cancellable(lambda: _engines(file, cut, plan, arches, watch), watch.cancel)
-    write_bundle(out, {INDEX: plan.to_json().encode()} | members | engines)
-    return PartitionedBuild(path=out, plan=plan, engine_bytes={name: len(engine) for name, engine in engines.items()})
+    files = {step.file: engines[step.name] for step in plan.segments}
+    write_bundle(out, {INDEX: plan.to_json().encode()} | members | files)
+    return PartitionedBuild(path=out, plan=plan, engine_bytes={name: len(engine) for name, engine in files.items()})
 
 
 def _partition(file: OnnxFile) -> Partition:
@@ -128,8 +132,10 @@ def _partition(file: OnnxFile) -> Partition:
     return partition(model, file.manifest.dynamic)
 
 
-def _plan(file: OnnxFile, cut: Partition, *, backend: Backend, **built: Any) -> PartitionedPlan:
-    steps = tuple(_step(step, backend) for step in cut.steps)
+def _plan(
+    file: OnnxFile, cut: Partition, engines: Mapping[str, bytes], *, backend: Backend, **built: Any
+) -> PartitionedPlan:
+    steps = tuple(_step(step, engines, backend) for step in cut.steps)
     try:
         tensors, arena_bytes = place_tensors(cut.tensors, cut.views, cut.inputs, cut.outputs, steps)
         return PartitionedPlan(
@@ -149,11 +155,16 @@ def _plan(file: OnnxFile, cut: Partition, *, backend: Backend, **built: Any) -> 
         raise UdxError(f"{file.path} cannot be cut at its udx nodes: {error}; export it again") from error
 
 
-def _step(step: Segment | Kernel, backend: Backend) -> SegmentStep | KernelStep:
+def _step(step: Segment | Kernel, engines: Mapping[str, bytes], backend: Backend) -> SegmentStep | KernelStep:
     if isinstance(step, Kernel):
         return KernelStep(name=step.name, inputs=step.inputs, outputs=step.outputs, launch=step.launch)
-    file = f"segments/{step.name}.{SUFFIXES[backend]}"
-    return SegmentStep(name=step.name, inputs=step.inputs, outputs=step.outputs, file=file)
+    return SegmentStep(
+        name=step.name,
+        inputs=step.inputs,
+        outputs=step.outputs,
+        file=f"segments/{step.name}.{SUFFIXES[backend]}",
+        sha256=sha256(engines[step.name]).hexdigest(),
+    )
 
 
 def _kernels(
@@ -189,19 +200,21 @@ def _distinct(launches: Sequence[Launch]) -> list[Launch]:
     return found
 
 
-def _engines(
-    file: OnnxFile, cut: Partition, plan: PartitionedPlan, arches: Sequence[int], watch: Watch
-) -> dict[str, bytes]:
-    """The engine of every segment, by its member of the zip."""
+def _engines(file: OnnxFile, cut: Partition, backend: Backend, arches: Sequence[int], watch: Watch) -> dict[str, bytes]:
+    """The engine of every segment, by the segment's name."""
     engines = {}
-    for segment, step in zip(cut.segments, plan.segments, strict=True):
-        if plan.backend == "onnxruntime":
-            engines[step.file] = segment.model.SerializeToString(deterministic=True)
+    for segment in cut.segments:
+        if backend == "onnxruntime":
+            engines[segment.name] = segment.model.SerializeToString(deterministic=True)
             continue
         inputs, outputs = ([cut.tensors[name] for name in names] for names in (segment.inputs, segment.outputs))
-        engines[step.file] = build_segment(segment, inputs, outputs, source=file.path, arches=arches, watch=watch)
+        engines[segment.name] = build_segment(segment, inputs, outputs, source=file.path, arches=arches, watch=watch)
     return engines
 
 
 def _dotted(capability: int) -> str:
     return f"{capability // 10}.{capability % 10}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

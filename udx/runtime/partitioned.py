@@ -11,6 +11,7 @@ kernels. Engines of TensorRT-RTX are built without memory of their own (``REQUIR
 gives all of them one and the same scratch memory, as large as the one that asks for most.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,9 +41,13 @@ Backend = Literal["onnxruntime", "tensorrt-rtx"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentStep(Step):
-    """An engine: member ``file`` of the zip, whose inputs and outputs have the names of the plan's tensors."""
+    """An engine: member ``file`` of the zip, whose inputs and outputs have the names of the plan's tensors.
+
+    ``sha256`` is the engine's own: segments of one shape cannot be taken for each other.
+    """
 
     file: str
+    sha256: str
     kind: Literal["segment"] = "segment"
 
     def in_place(self) -> Mapping[str, str]:
@@ -204,10 +209,13 @@ def read_partitioned(path: Path) -> PartitionedFile:
     if INDEX not in members:
         raise UdxError(f"{path} is a zip file without {INDEX}, so no plan; give a file that udx build wrote")
     plan = _parse(members[INDEX], path)
-    odd = sorted(_files_of(plan) ^ set(members))
+    odd = sorted({INDEX, *_files_of(plan)} ^ set(members))
     if odd:
         said = "holds an unexpected" if odd[0] in members else "lacks"
         raise UdxError(f"{path} {said} {odd[0]}; copy it again or build it again")
+    for name, sha256 in _files_of(plan).items():
+        if hashlib.sha256(members[name]).hexdigest() != sha256:
+            raise UdxError(f"{path} holds another {name} than its {INDEX} tells of; build it again")
     manifest = Manifest.from_fields(plan.manifest, str(path))
     require_structure(plan.structure, manifest, path)
     for what, names, expected in (
@@ -221,11 +229,11 @@ def read_partitioned(path: Path) -> PartitionedFile:
     return PartitionedFile(path, plan, manifest, members)
 
 
-def _files_of(plan: PartitionedPlan) -> set[str]:
-    """Members that a plan of this index has."""
+def _files_of(plan: PartitionedPlan) -> dict[str, str]:
+    """Members that a plan of this index has besides it, and their SHA-256."""
     kernels = plan.kernels.kernels if plan.kernels else ()
-    images = {KERNELS + file.name for kernel in kernels for file in (kernel.ptx, kernel.cubin)}
-    return {INDEX, *(step.file for step in plan.segments), *images}
+    images = {KERNELS + file.name: file.sha256 for kernel in kernels for file in (kernel.ptx, kernel.cubin)}
+    return {step.file: step.sha256 for step in plan.segments} | images
 
 
 def require_runnable(file: PartitionedFile, version: str, device: CudaDevice) -> None:
