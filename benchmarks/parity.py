@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from parity_engines import Engine, Maps, Subject, engines_of, random_subject
+from parity_engines import Maps, Opener, Subject, forms_of, random_subject
 
 from udx.cli import run as run_command
 from udx.console import bar, say, table, ticking
@@ -153,15 +153,10 @@ def compared(subject: Subject, sources: Sources) -> dict[str, Any]:
     """All forms of one detector on all frames, and their metrics if it was trained."""
     spec = subject.detector.config.spec
     frames = {name: tensors_of(keyframe, spec) for name, keyframe in sources.keyframes(spec).items()}
-    rows: dict[str, dict[str, Any]] = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        engines_of(subject, next(iter(frames.values())), Path(folder)) as engines,
-    ):
-        for frame, tensors in frames.items():
-            for name, found in _on_frame(engines, tensors).items():
-                rows.setdefault(name, {})[frame] = found
-        metrics = _metrics(engines, spec, sources) if subject.trained else {}
+    with tempfile.TemporaryDirectory() as folder:
+        forms = forms_of(subject, next(iter(frames.values())), Path(folder))
+        rows = differences(forms, frames)
+        metrics = _metrics(forms, spec, sources) if subject.trained else {}
     entry: dict[str, Any] = {"recipe": subject.recipe, "student": subject.modality, "weights": subject.weights}
     entry["forms"] = []
     for name, by_frame in rows.items():
@@ -175,14 +170,20 @@ def compared(subject: Subject, sources: Sources) -> dict[str, Any]:
     return entry
 
 
-def _on_frame(engines: Mapping[str, Engine], tensors: Tensors) -> dict[str, dict[str, Any]]:
-    reference, maps = engines["torch"].detect(tensors), engines["torch"].heads(tensors)
-    assert maps is not None
-    return {
-        name: _apart(reference, maps, engine.detect(tensors), engine.heads(tensors))
-        for name, engine in engines.items()
-        if name != "torch"
-    }
+def differences(forms: Mapping[str, Opener], frames: Mapping[str, Tensors]) -> dict[str, dict[str, Any]]:
+    """For every form but torch and every frame, how far it is from torch."""
+    rows: dict[str, dict[str, Any]] = {}
+    expected: dict[str, tuple[Detections, Maps]] = {}
+    for name, opened in forms.items():
+        with opened() as engine:
+            for frame, tensors in frames.items():
+                found, maps = engine.detect(tensors), engine.heads(tensors)
+                if name == "torch":
+                    assert maps is not None
+                    expected[frame] = found, maps
+                else:
+                    rows.setdefault(name, {})[frame] = _apart(*expected[frame], found, maps)
+    return rows
 
 
 def _apart(reference: Detections, maps: Maps, found: Detections, its_maps: Maps | None) -> dict[str, Any]:
@@ -198,20 +199,18 @@ def _apart(reference: Detections, maps: Maps, found: Detections, its_maps: Maps 
     return told
 
 
-def _metrics(engines: Mapping[str, Engine], spec: SensorSpec, sources: Sources) -> dict[str, Metrics]:
-    """NuScenes' metrics of every form on the synthetic validation split; each frame is loaded once."""
-    keyframes = sources.val(spec)
-    found: dict[str, dict[str, Detections]] = {name: {} for name in engines}
-    with bar("evaluating") as update:
-        for done, keyframe in enumerate(keyframes, start=1):
-            tensors = tensors_of(keyframe, spec)
-            for name, engine in engines.items():
-                found[name][keyframe.token] = engine.detect(tensors)
-            update(done, len(keyframes), "")
-    split = default_splits(sources.world.version)[1]
-    return {
-        name: evaluate(sources.world, split, boxes, keyframes, modality=spec.modality) for name, boxes in found.items()
-    }
+def _metrics(forms: Mapping[str, Opener], spec: SensorSpec, sources: Sources) -> dict[str, Metrics]:
+    """NuScenes' metrics of every form on the synthetic validation split."""
+    keyframes, split = sources.val(spec), default_splits(sources.world.version)[1]
+    metrics = {}
+    for name, opened in forms.items():
+        found = {}
+        with opened() as engine, bar(f"evaluating {name}") as update:
+            for done, keyframe in enumerate(keyframes, start=1):
+                found[keyframe.token] = engine.detect(tensors_of(keyframe, spec))
+                update(done, len(keyframes), "")
+        metrics[name] = evaluate(sources.world, split, found, keyframes, modality=spec.modality)
+    return metrics
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One detector in every form that it is run in, behind one interface: a frame in, head maps and boxes out."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -135,30 +135,39 @@ def maps_of(model: onnx.ModelProto, class_order: Sequence[int], tensors: Tensors
     return {"heatmap": np.concatenate(heatmaps, axis=1)[:, class_order], "regression": regression}
 
 
-@contextmanager
-def engines_of(subject: Subject, frame: Tensors, folder: Path) -> Iterator[dict[str, Engine]]:
-    """Every form of a detector: in torch, which all others are held to, and as files that are written to ``folder``."""
+Opener = Callable[[], AbstractContextManager[Engine]]
+
+
+def forms_of(subject: Subject, frame: Tensors, folder: Path) -> dict[str, Opener]:
+    """Every form of a detector: in torch, which all others are held to, and as files that are written to ``folder``.
+
+    One at a time should be open: a session keeps its memory, gigabytes of it at full size.
+    """
     exact = to_onnx(DeployableDetector(subject.detector), frame)
     halved, plan = to_fp16(exact)
     manifest = _manifest(subject)
-    rounded = with_rounding(halved)
     order = subject.detector.head.class_order
-    files = {
-        "ONNX Runtime FP32": _written(folder / "fp32.onnx", exact, manifest),
-        "ONNX Runtime FP16": _written(folder / "fp16.onnx", halved, replace(manifest, precision=plan)),
-        "partitioned": folder / "student.plan",
-    }
+    fp32 = _written(folder / "fp32.onnx", exact, manifest)
+    fp16 = _written(folder / "fp16.onnx", halved, replace(manifest, precision=plan))
     with phases("building the plan") as display:
-        build_partitioned(files["ONNX Runtime FP32"], files["partitioned"], backend="onnxruntime", display=display)
-    models = {"ONNX Runtime FP32": exact, "ONNX Runtime FP16": halved, "partitioned": None}
-    with ExitStack() as stack:
-        opened: dict[str, Engine] = {"torch": TorchEngine(subject.detector)}
-        for name, path in files.items():
-            runner = stack.enter_context(open_engine(path))
-            opened[name] = FileEngine(runner, order, models[name])
-        session = open_session(rounded.SerializeToString(), "the rounded graph")
-        opened["FP16, rounded"] = GraphEngine(session, order, rounded)
-        yield opened
+        partitioned = build_partitioned(fp32, folder / "student.plan", backend="onnxruntime", display=display).path
+    return {
+        "torch": lambda: nullcontext(TorchEngine(subject.detector)),
+        "ONNX Runtime FP32": lambda: _file_engine(fp32, order, exact),
+        "ONNX Runtime FP16": lambda: _file_engine(fp16, order, halved),
+        "partitioned": lambda: _file_engine(partitioned, order, None),
+        "FP16, rounded": lambda: nullcontext(_graph_engine(with_rounding(halved), order)),
+    }
+
+
+@contextmanager
+def _file_engine(path: Path, class_order: Sequence[int], model: onnx.ModelProto | None) -> Iterator[Engine]:
+    with open_engine(path) as runner:
+        yield FileEngine(runner, class_order, model)
+
+
+def _graph_engine(model: onnx.ModelProto, class_order: Sequence[int]) -> Engine:
+    return GraphEngine(open_session(model.SerializeToString(), "the rounded graph"), class_order, model)
 
 
 def _written(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Path:

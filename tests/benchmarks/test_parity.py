@@ -29,10 +29,12 @@ def found(parity, tmp_path_factory):
     frame = frame_of(exported_model("tiny", "lidar")[1])
     subject = engines.random_subject("tiny", config_of("tiny", "lidar"), frame)
     assert not subject.trained
-    with engines.engines_of(subject, frame, tmp_path_factory.mktemp("forms")) as opened:
-        assert next(iter(opened)) == "torch" and set(opened) == {"torch", *FORMS}
-        spread = float(opened["torch"].heads(frame)["heatmap"].std())
-        return parity._on_frame(opened, frame), spread
+    forms = engines.forms_of(subject, frame, tmp_path_factory.mktemp("forms"))
+    assert list(forms) == ["torch", *FORMS]
+    with forms["torch"]() as opened:
+        spread = float(opened.heads(frame)["heatmap"].std())
+    told = parity.differences(forms, {"frame": frame})
+    return {name: by_frame["frame"] for name, by_frame in told.items()}, spread
 
 
 def test_random_heatmaps_are_not_flat(found):
