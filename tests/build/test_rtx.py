@@ -184,8 +184,9 @@ def test_the_library_names_the_gpus_that_we_do():
 
 def test_a_plan_for_a_gpu_does_not_run_on_the_cpu(detector, tmp_path):
     plan = build_plan(detector, tmp_path / "student.plan", "tensorrt-rtx").path
-    with pytest.raises(UdxError, match=r"holds engines of tensorrt-rtx, .* udx build --segments onnxruntime"):
-        open_engine(plan)
+    with pytest.raises(UdxError, match=r"runs on what it was built for \(tensorrt-rtx\) and not on onnxruntime"):
+        open_engine(plan, "onnxruntime")
+    assert open_engine(plan).settings == {"backend": "tensorrt-rtx", "version": trt.__version__}
 
 
 def segment_of(op_type: str, outputs: list[str], **attributes: Any) -> tuple[Segment, list[TensorSpec]]:

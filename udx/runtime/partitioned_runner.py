@@ -24,12 +24,8 @@ class PartitionedRunner(Runner):
 
     def __init__(self, file: PartitionedFile, threads: int | None = None) -> None:
         require_threads(threads)
+        assert file.plan.backend == "onnxruntime", "plans of other backends have other runners"
         path = file.path
-        if file.plan.backend != "onnxruntime":
-            raise UdxError(
-                f"{path} holds engines of {file.plan.backend}, and nothing here runs them; for the CPU build the plan "
-                "with udx build --segments onnxruntime"
-            )
         require_kernels([step.launch for step in file.plan.kernel_steps], str(path))
         for step in file.plan.segments:
             _segment_of(file, step)
