@@ -6,7 +6,7 @@ from tests.build.detectors import write_detector
 from tests.check.test_description import here
 from udx.check.description import describe
 from udx.check.show import manifest_lines, shape_of, show
-from udx.manifest import PrecisionPlan
+from udx.manifest import PrecisionPlan, Quantization
 from udx.tensors import TensorSpec
 
 
@@ -47,6 +47,20 @@ def test_teacher_and_precision_plan_are_said(tmp_path):
     assert lines[-1] == (
         "precision: FP16, but for 2 nodes in FP32 (points 2); by some 1.0; 3 weights too large for it and 1 too small"
     )
+
+
+def test_quantization_is_said(tmp_path):
+    manifest = describe(write_detector(tmp_path / "lidar.onnx"), here).manifest
+    quantization = Quantization(
+        method="entropy", source_graph="1" * 64, layers=("a", "b"), split="train", samples=("x",) * 5,
+        samples_sha256="2" * 64, map_drop=0.25,
+    )  # fmt: skip
+    for kept, said in (({"sensitive": ("c",)}, "of layers, FP32 are sensitive 1"), ({}, "no layer is FP32")):
+        plan = PrecisionPlan(precision="int8", float32=kept, converter="some 1.0", quantization=quantization)
+        assert list(manifest_lines(dataclasses.replace(manifest, precision=plan)))[-1] == (
+            "precision: INT8 in 2 layers, and FP32 in everything else; scales by entropy of 5 keyframes of split train"
+            f", +0.25 points of mAP lost; {said}"
+        )
 
 
 def test_open_dimensions_are_shown_with_their_largest_size():

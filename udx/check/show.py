@@ -6,7 +6,7 @@ from typing import Any
 from udx.check.description import Description
 from udx.console import say, table
 from udx.doctor.show import cures_of
-from udx.manifest import Manifest
+from udx.manifest import Manifest, Quantization
 from udx.runtime.graph import Structure
 from udx.tensors import TensorSpec
 
@@ -97,11 +97,22 @@ def _teacher(teacher: Mapping[str, Any] | None) -> str:
 
 def _precision(manifest: Manifest) -> str:
     plan = manifest.precision
-    if not plan.float32:
-        return plan.precision.upper()
     kept = ", ".join(f"{reason} {len(names)}" for reason, names in plan.float32.items() if names)
-    said = f"{plan.precision.upper()}, but for {len(plan.exact_nodes)} nodes in FP32 ({kept}); by {plan.converter}"
+    name = plan.precision.upper()
+    if plan.quantization is not None:
+        return f"{_quantized(name, plan.quantization)}; {f'of layers, FP32 are {kept}' if kept else 'no layer is FP32'}"
+    if not plan.float32:
+        return name
+    said = f"{name}, but for {len(plan.exact_nodes)} nodes in FP32 ({kept}); by {plan.converter}"
     return f"{said}; {plan.saturated} weights too large for it and {plan.raised} too small"
+
+
+def _quantized(name: str, quantization: Quantization) -> str:
+    lost = f", {quantization.map_drop:+.2f} points of mAP lost" if quantization.map_drop is not None else ""
+    return (
+        f"{name} in {len(quantization.layers)} layers, and FP32 in everything else; scales by {quantization.method} of "
+        f"{len(quantization.samples)} keyframes of split {quantization.split}{lost}"
+    )
 
 
 def _histogram(histogram: Mapping[str, int]) -> str:
