@@ -130,6 +130,13 @@ def test_what_is_missing_is_named(images, drive, tmp_path):
     refused("has 2 images of CAM_BACK and 3 of CAM_FRONT_LEFT; every frame needs one of each", "cam", drive)
 
 
+def test_frames_of_one_name_are_refused(tmp_path):
+    cloud(tmp_path / "lidar" / "7.bin")
+    np.save(tmp_path / "lidar" / "7.npy", np.ones((3, 4)))
+    with pytest.raises(UdxError, match="lidar holds two frames named 7; give every frame a name of its own"):
+        frames_of("lidar", points=tmp_path / "lidar")
+
+
 def test_damaged_images_are_named_when_their_turn_comes(images):
     path = images / "CAM_FRONT.png"
     path.write_bytes(path.read_bytes()[:200])

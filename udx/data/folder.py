@@ -6,6 +6,7 @@ folder of as many files as there are frames.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -58,10 +59,14 @@ def folder_frames(
             f"{images or points} and {points or images} hold different numbers of frames "
             f"({', '.join(map(str, sorted(counts)))}); give one file for each frame"
         )
-    return [
+    frames = [
         _frame(spec, [files[at] for files in cameras], clouds[at] if clouds else None, calibration, network_rig)
         for at in range(counts.pop())
     ]
+    for one, other in pairwise(sorted(frame.token for frame in frames)):
+        if one == other:
+            raise UdxError(f"{images or points} holds two frames named {one}; give every frame a name of its own")
+    return frames
 
 
 def thinned(frames: Sequence[KeyFrame], spec: SensorSpec) -> Iterator[tuple[str, int]]:
