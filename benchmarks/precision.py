@@ -80,7 +80,8 @@ def main(runs: tuple[Path, ...], scenes: int, out: Path, json_file: Path, **requ
     commands = list(dict.fromkeys([*before["command"], command()]))
     rows = before["rows"]
     for folder in runs:
-        for row in rows_of(Run(folder), scenes, out, request):
+        done = {identity(row) for row in rows if row["checkpoint_sha256"] == sha256_of(Run(folder).checkpoint)}
+        for row in rows_of(Run(folder), scenes, out, request, done):
             rows = [*(old for old in rows if identity(old) != identity(row)), row]
             figures = {"rows": rows, "command": commands, "machine": machine(), "versions": versions()}
             write_json(json_file, figures)
@@ -98,8 +99,10 @@ def identity(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["student"], row["precision"], row["method"]
 
 
-def rows_of(run: Run, scenes: int, out: Path, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All rows of one student, one after the other."""
+def rows_of(
+    run: Run, scenes: int, out: Path, asked: dict[str, Any], done: set[tuple[str, str, str]]
+) -> Iterator[dict[str, Any]]:
+    """All rows of one student but those that are done, one after the other."""
     modality = run.record().config.detector.spec.modality
     built: dict[str, tuple[bool, int, str]] = {}
     split: Split | None = None
@@ -107,6 +110,8 @@ def rows_of(run: Run, scenes: int, out: Path, asked: dict[str, Any]) -> Iterator
     for variant in variants_of(run, out / modality, asked):
         began = time.monotonic()
         exact = exact or variant.file
+        if (modality, variant.precision, variant.method) in done:
+            continue
         file = read_onnx(variant.file)
         split = split or validation(asked, file.manifest, scenes)
         metrics = score(variant.file, split, modality)
@@ -147,13 +152,13 @@ def variants_of(run: Run, folder: Path, asked: dict[str, Any]) -> Iterator[Varia
     )
     found: list[Calibration] = []
 
-    def quantized(precision: str, **changes: Any) -> Variant:
+    def quantized(row: str, **changes: Any) -> Variant:
         wanted = dataclasses.replace(request, **changes)
         if not wanted.target.exists():
             if not found:
                 found.append(prepare(request, ticking))
             say(quantize_with(found[0], wanted, ticking).summary())
-        return Variant(precision, wanted.method, wanted.target)
+        return Variant(row, wanted.method, wanted.target)
 
     for precision in ("fp32", "fp16"):
         path = folder / f"{precision}.onnx"
