@@ -81,13 +81,12 @@ def sample_points(
     )
     weights_BP4 = torch.where(inside, weights, 0.0).flatten(2)
     cells_BP4 = (rows_BP21.clamp(0, height - 1) * width + columns_BP12.clamp(0, width - 1)).long().flatten(2)
-    values_BCP4 = (
-        map_BCHW.flatten(2)
-        .gather(2, cells_BP4.flatten(1)[:, None].expand(-1, channels, -1))
-        .view(batch, channels, -1, 4)
-    )
+    # Rows of channels: a view where channels are last in memory, as convolutions like it, and so is the gradient.
+    cells_RC = map_BCHW.movedim(1, -1).reshape(-1, channels)
+    first_B = torch.arange(0, batch * height * width, height * width, device=cells_BP4.device)
+    values_BP4C = cells_RC.index_select(0, (cells_BP4 + first_B[:, None, None]).flatten()).unflatten(0, cells_BP4.shape)
     precision = torch.promote_types(map_BCHW.dtype, torch.float32)
-    return (values_BCP4 * weights_BP4[:, None].to(precision)).sum(-1).transpose(1, 2)
+    return (values_BP4C * weights_BP4[..., None].to(precision)).sum(2)
 
 
 def box_features(
