@@ -1,6 +1,6 @@
 """How fast a recipe trains: teacher, student and distilled student, the data loader alone and beside the model.
 
-Every figure comes from a fresh process on keyframes of a small synthetic world:
+Each is measured in a fresh process on keyframes of a small synthetic world:
 
 - ``model``: steps on one batch that stays where it is, so that nothing is loaded;
 - ``training``: the steps of ``udx train`` itself, loader included, without the first ones;
@@ -65,7 +65,7 @@ def keyframes_of(task: Task) -> Any:
     return (few * -(-needed // len(few)))[:needed]
 
 
-def model_alone(task: Task) -> dict[str, float]:
+def model_alone(task: Task) -> float:
     """Steps on one generated batch."""
     import torch
 
@@ -105,10 +105,10 @@ def model_alone(task: Task) -> dict[str, float]:
         return time.perf_counter() - began
 
     seconds = [step() for _ in range(WARM_UP_STEPS + task.steps)][WARM_UP_STEPS:]
-    return {"step_s": statistics.median(seconds), "memory_mib": peak_memory_mib()}
+    return statistics.median(seconds)
 
 
-def training(task: Task) -> dict[str, float]:
+def training(task: Task) -> float:
     """The steps of a training, from one end to the next, loader included."""
     from udx.train.loop import Job, train
     from udx.train.run import Run
@@ -125,10 +125,10 @@ def training(task: Task) -> dict[str, float]:
     train(job)
     steps = [after - before for before, after in zip(ends[WARM_UP_STEPS:], ends[WARM_UP_STEPS + 1 :], strict=False)]
     # The mean: a loader that falls behind shows in some of the steps only.
-    return {"step_s": statistics.mean(steps), "memory_mib": peak_memory_mib()}
+    return statistics.mean(steps)
 
 
-def loader_alone(task: Task) -> dict[str, float]:
+def loader_alone(task: Task) -> float:
     """Batches of the loader, as fast as they come, after the first."""
     from udx.train.batch import KeyFrames, make_loader
 
@@ -141,7 +141,15 @@ def loader_alone(task: Task) -> dict[str, float]:
     next(batches)
     began = time.perf_counter()
     number = sum(1 for _ in batches)
-    return {"step_s": (time.perf_counter() - began) / number, "memory_mib": peak_memory_mib()}
+    return (time.perf_counter() - began) / number
+
+
+def measure(task: Task) -> dict[str, float]:
+    """Samples a second of all three, and the peak memory of the training and what it needs."""
+    size = task.config.train.batch_size
+    measures = {"loader": loader_alone, "training": training, "model": model_alone}
+    rates = {f"{name}_samples_per_s": size / seconds_a_step(task) for name, seconds_a_step in measures.items()}
+    return {**rates, "memory_mib": peak_memory_mib()}
 
 
 def fresh_teacher(config: RunConfig, folder: Path) -> Path:
@@ -169,10 +177,11 @@ def without_weights(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
 
 @click.command()
 @click.option("--recipe", type=click.Choice(list(RECIPES)), default="nano", show_default=True)
+@click.option("--data", "root", type=click.Path(path_type=Path), help="Dataroot  [default: a small world, made anew]")
 @click.option("--steps", default=8, show_default=True, help="Steps that are measured, after two that warm up.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one field of the recipe; repeatable.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: results/train_speed_DEVICE.json]")
-def main(recipe: str, steps: int, overrides: tuple[str, ...], json_file: Path | None) -> None:
+def main(recipe: str, root: Path | None, steps: int, overrides: tuple[str, ...], json_file: Path | None) -> None:
     """Measure, print a table and save it."""
     import torch
 
@@ -180,25 +189,19 @@ def main(recipe: str, steps: int, overrides: tuple[str, ...], json_file: Path | 
     rows: dict[str, dict[str, float]] = {}
     with TemporaryDirectory(prefix="train-speed-") as scratch:
         folder = Path(scratch)
-        with bar("rendering") as tick:
-            spec = WorldSpec(scenes=2, samples=6, sweeps=2, val_fraction=0.5)
-            write_world(folder / "world", spec, progress=lambda done, total: tick(done, total, ""))
+        world = root or folder / "world"
+        if root is None:
+            with bar("rendering") as tick:
+                spec = WorldSpec(scenes=2, samples=6, sweeps=2, val_fraction=0.5)
+                write_world(world, spec, progress=lambda done, total: tick(done, total, ""))
         configs = {name: without_weights(RECIPES[recipe](name), overrides) for name in ("cam", "fusion")}  # type: ignore[arg-type]
         teacher = fresh_teacher(configs["fusion"], folder / "teacher")
-        measures = {"model": model_alone, "training": training, "loader": loader_alone}
-        todo = [(mode, what) for mode in MODES for what in measures]
         with bar("measuring") as tick:
-            for done, (mode, what) in enumerate(todo):
-                tick(done, len(todo), f"{mode}, {what}")
-                student, taught_by = MODES[mode]
-                task = Task(
-                    configs[student], folder / "world", folder / f"run-{done}", teacher if taught_by else None, steps
-                )
+            for done, (mode, (student, taught_by)) in enumerate(MODES.items()):
+                tick(done, len(MODES), mode)
+                task = Task(configs[student], world, folder / f"run-{done}", teacher if taught_by else None, steps)
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    figures = pool.submit(measures[what], task).result()
-                size = task.config.train.batch_size
-                rows.setdefault(mode, {})[f"{what}_samples_per_s"] = size / figures["step_s"]
-                rows[mode][f"{what}_memory_mib"] = figures["memory_mib"]
+                    rows[mode] = pool.submit(measure, task).result()
     result = {
         "recipe": recipe,
         "device": device,
@@ -207,12 +210,13 @@ def main(recipe: str, steps: int, overrides: tuple[str, ...], json_file: Path | 
         "workers": configs["cam"].train.workers,
         "precision": configs["cam"].train.precision,
         "steps": steps,
+        "data": root.name if root else "rendered",
         "environment": to_plain(environment()),
         "modes": rows,
     }
     write_json(json_file or RESULTS / f"train_speed_{device}.json", result)
     header = ["trained", "model, samples/s", "training, samples/s", "loader, samples/s", "peak memory, MiB"]
-    columns = ("model_samples_per_s", "training_samples_per_s", "loader_samples_per_s", "training_memory_mib")
+    columns = ("model_samples_per_s", "training_samples_per_s", "loader_samples_per_s", "memory_mib")
     cells = [[mode, *(f"{row[name]:.1f}" for name in columns)] for mode, row in rows.items()]
     table(f"{recipe} on {device}", header, cells)
     say("memory is the device's on CUDA, else the process's, its libraries included")
