@@ -13,12 +13,12 @@ from typing import Any
 import click
 import numpy as np
 
-from udx.cli import run as run_command
 from udx.console import bar, say, table
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
 from udx.data.inputs import inputs_of
 from udx.data.load import load_sample
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.export.onnx_export import Export, detections_of, export_run
 from udx.export.parity import compare

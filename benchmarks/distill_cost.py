@@ -21,11 +21,11 @@ from typing import Any, Final
 
 import click
 
-from udx.cli import run as run_command
 from udx.console import bar, table
 from udx.data.dataset import open_or_make
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
+from udx.entry import run_command
 from udx.files import write_json
 from udx.runtime.environment import environment
 from udx.train.job import Request, resolve_config

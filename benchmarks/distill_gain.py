@@ -22,13 +22,13 @@ from typing import Any, Final
 import click
 from distill_report import Figures, PathResult, draw, to_markdown
 
-from udx.cli import run as run_command
 from udx.console import bar, say
 from udx.data.augment import AugmentationConfig, BevAugmentation
 from udx.data.evaluation import evaluate
 from udx.data.nuscenes import load_keyframes, open_dataroot
 from udx.data.spec import CameraSpec, LidarSpec, Modality
 from udx.data.synth import WorldSpec, write_world
+from udx.entry import run_command
 from udx.files import read_json, write_json, write_text
 from udx.geometry import BevGrid, Frustum
 from udx.models.bev_encoder import BevEncoderConfig

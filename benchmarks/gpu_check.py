@@ -25,10 +25,10 @@ from typing import Any, Final
 
 import click
 
-from udx.cli import run as run_command
 from udx.console import say, table, ticking
 from udx.doctor.examine import examine
 from udx.doctor.show import show
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.files import write_json
 from udx.runtime.environment import environment

@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 import torch
 
-from udx.cli import run as run_command
 from udx.commands import score
 from udx.console import bar, say, ticking
+from udx.entry import run_command
 from udx.export.onnx_export import export_run
 from udx.files import write_json
 from udx.train.job import Lineup, Request, fit, open_data, resolve_config

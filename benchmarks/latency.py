@@ -22,11 +22,11 @@ import onnx
 import torch
 from torch import nn
 
-from udx.cli import run as run_command
 from udx.console import phases, say, table, ticking
 from udx.data.dataset import default_splits
 from udx.data.nuscenes import load_keyframes, open_dataroot
 from udx.data.spec import Modality
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.export.deploy import DeployableDetector
 from udx.export.onnx_export import manifest_of, to_onnx

@@ -21,8 +21,8 @@ from ops_inputs import GRIDS, PointCase, PoolCase, cells_of, point_case, pool_ca
 from ops_timing import Clock, CudaClock, ProcessorClock, take_turns
 from torch import Tensor
 
-from udx.cli import run as run_command
 from udx.console import bar, say, table
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.files import write_json
 from udx.geometry import BevGrid

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from parity_engines import Maps, Opener, Subject, forms_of, random_subject
 
-from udx.cli import run as run_command
 from udx.console import bar, say, table, ticking
 from udx.data.dataset import default_splits, open_or_make
 from udx.data.detections import Detections
@@ -33,6 +32,7 @@ from udx.data.inputs import Tensors, inputs_of
 from udx.data.load import load_sample
 from udx.data.nuscenes import load_keyframes, open_dataroot
 from udx.data.spec import SensorSpec
+from udx.entry import run_command
 from udx.export.parity import agreement, compare, difference
 from udx.files import read_json, write_json
 from udx.runtime.environment import environment

@@ -21,7 +21,6 @@ from udx.build.partitioned import build_partitioned
 from udx.calibration.activations import values
 from udx.calibration.job import Calibration, Request, prepare, quantize_with
 from udx.calibration.thresholds import METHODS, Method
-from udx.cli import run as run_command
 from udx.console import phases, say, table, ticking
 from udx.data.dataset import default_splits, open_or_make
 from udx.data.detections import Detections
@@ -30,6 +29,7 @@ from udx.data.frame import KeyFrame
 from udx.data.inputs import Tensors
 from udx.data.load import load_sample
 from udx.data.nuscenes import load_keyframes, scenes_of_split
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.export.onnx_export import export_run
 from udx.files import read_json, sha256_of, write_json

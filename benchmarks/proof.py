@@ -16,8 +16,8 @@ from typing import Any
 import click
 from latency import untrained_run, write_exports
 
-from udx.cli import run as run_command
 from udx.console import console, say, ticking
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.files import write_json
 from udx.formats import Kept

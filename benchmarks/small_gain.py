@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from udx.cli import run as run_command
 from udx.config import to_plain
 from udx.console import bar, say, table
 from udx.data.nuscenes import load_keyframes, open_dataroot
 from udx.data.spec import Modality
 from udx.data.synth import WorldSpec, write_world
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.files import write_json
 from udx.runtime.environment import environment

@@ -1,12 +1,12 @@
 """The command line: one function a verb, no logic. Heavy libraries load when a verb needs them."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from udx import __version__
+from udx.entry import run_command
 from udx.errors import UdxError
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -407,25 +407,5 @@ def doctor(required: tuple[str, ...], json_file: Path | None) -> None:
 
 
 def run(command: click.Command = main) -> None:
-    """Entry point: a user's error is one sentence and exit status 2, never a traceback."""
-    try:
-        command.main(standalone_mode=False)
-    except UdxError as error:
-        _end(str(error))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _end("interrupted; what was finished is kept, and training goes on with --resume")
-    except OSError as error:
-        _end(f"{error.filename or 'a file'}: {error.strerror or error}; see to it and run the command again")
-    except ModuleNotFoundError as error:
-        _end(
-            f"{error.name} is not installed, and this command needs it; "
-            "install udx with the extra train, or with cpu to run engines"
-        )
-
-
-def _end(sentence: str) -> None:
-    click.echo(f"udx: {sentence}", err=True)
-    sys.exit(2)
+    """Entry point."""
+    run_command(command)

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from udx.cli import run as run_command
 from udx.console import say, table, ticking
 from udx.data.spec import POINT_FEATURES
+from udx.entry import run_command
 from udx.errors import UdxError
 from udx.launch import CompiledKernel, KernelLibrary, Launch, write_library
 from udx.operators import (

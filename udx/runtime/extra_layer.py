@@ -130,8 +130,8 @@ def _insert(graph: "onnx.GraphProto", layer: ExtraLayer, dtype: str) -> None:
 def _main() -> None:
     import click
 
-    from udx.cli import run
     from udx.console import say
+    from udx.entry import run_command
 
     @click.command(help="Write the detector in FILE with one small convolution more.")
     @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -140,7 +140,7 @@ def _main() -> None:
     def command(file: Path, out: Path, share: float) -> None:
         say(f"{out}: {write_with_extra_layer(file, out, share)}")
 
-    run(command)
+    run_command(command)
 
 
 if __name__ == "__main__":
