@@ -178,7 +178,8 @@ def batches(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         for batch in loader:
             yield batch.to(device)
     except UdxError as error:
-        raise UdxError(str(error).rsplit("UdxError: ", 1)[-1].strip()) from None
+        # Of the whole message: as a sentence it would be cut before the end of the traceback, where the sentence is.
+        raise UdxError(str(error.args[0]).rsplit("UdxError: ", 1)[-1].strip()) from None
 
 
 def join(samples: Sequence[Batch]) -> Batch:
