@@ -84,7 +84,8 @@ def sample_points(
     # Rows of channels: a view where channels are last in memory, as convolutions like it, and so is the gradient.
     cells_RC = map_BCHW.movedim(1, -1).reshape(-1, channels)
     first_B = torch.arange(0, batch * height * width, height * width, device=cells_BP4.device)
-    values_BP4C = cells_RC.index_select(0, (cells_BP4 + first_B[:, None, None]).flatten()).unflatten(0, cells_BP4.shape)
+    rows_R = (cells_BP4 + first_B[:, None, None]).flatten()
+    values_BP4C = cells_RC.index_select(0, rows_R).view(*cells_BP4.shape, channels)
     precision = torch.promote_types(map_BCHW.dtype, torch.float32)
     return (values_BP4C * weights_BP4[..., None].to(precision)).sum(2)
 
