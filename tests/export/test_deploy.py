@@ -90,7 +90,7 @@ def test_the_hashes_tell_students_apart(engines, runs):
 
 
 def test_nothing_that_only_training_needs_is_in_the_file(engines, runs):
-    state = torch.load(runs["distilled"].state, weights_only=True)["distiller"]
+    state = torch.load(runs["distilled"].state, weights_only=True)["learner"]["distiller"]
     adapter = {name: value.numpy() for name, value in state.items() if "adapter" in name and value.ndim > 1}
     assert adapter, "this run should have an adapter"
     stored = stored_in(engines["distilled"].path)
