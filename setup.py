@@ -36,7 +36,7 @@ TENSORRT = [
     "tensorrt>=10.15,<12; platform_system == 'Linux' or platform_system == 'Windows'",
 ]
 DEV = [
-    "pytest>=8.3,<10",
+    "pytest>=9,<10",
     "hypothesis>=6.100,<7",
     "beartype>=0.21,<0.24",
     "ruff>=0.12,<0.18",
