@@ -29,7 +29,8 @@ from udx.data.spec import Modality
 from udx.entry import run_command
 from udx.errors import UdxError
 from udx.export.deploy import DeployableDetector
-from udx.export.onnx_export import manifest_of, to_onnx
+from udx.export.description import manifest_of
+from udx.export.onnx_export import to_onnx
 from udx.export.precision import to_fp16
 from udx.files import sha256_of, write_json, write_text, write_with
 from udx.formats import Format, Kept, Request, formats_of, open_format

@@ -88,6 +88,7 @@ def check(root: Path, version: str | None, files: bool, json_file: Path | None) 
 @click.option(
     "--teacher-cache", type=FOLDER, help="Folder to keep what the teacher says: later epochs and runs reuse it."
 )
+@click.option("--sweep-cache", type=FOLDER, help="Folder to keep every keyframe's merged sweeps in, about 7 MB each.")
 @click.option("--init", "start", type=FOLDER, help="Run whose weights to start from.")
 @click.option("--out", type=FOLDER, help="Run folder  [default: runs/RECIPE-STUDENT…]")
 @click.option("--epochs", type=int, help="Instead of the recipe's.")

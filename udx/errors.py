@@ -16,3 +16,8 @@ class UdxError(Exception):
         # Names in files from strangers may hold line breaks and what terminals obey: those are shown, not sent.
         said = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in super().__str__())
         return said if len(said) <= MAX_SENTENCE else said[:MAX_SENTENCE] + "…"
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of another library says, shortened: the name of its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.runtime.steps import Doing, doing
 from udx.build.memory_plan import Block, place, place_tensors
-from udx.runtime.arena import ALIGNMENT, Step, require_sound_memory
+from udx.runtime.arena import ALIGNMENT, require_sound_memory
 from udx.tensors import TensorSpec
 
 
@@ -60,18 +60,6 @@ def test_the_smallest_gap_is_taken():
     ]  # fmt: skip
     # Before b 2048 bytes are free at step 1, and 768 between b and d.
     assert place(blocks).offsets == {"a": 0, "b": 2048, "c": 3072, "d": 3840, "small": 3072}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doing(Step):
-    replaces: dict[str, str] = field(default_factory=dict)
-
-    def in_place(self) -> Mapping[str, str]:
-        return self.replaces
-
-
-def doing(name: str, reads: str, writes: str, **replaces: str) -> Doing:
-    return Doing(name=name, inputs=tuple(reads.split()), outputs=tuple(writes.split()), replaces=replaces)
 
 
 def floats(count: int, *names: str) -> dict[str, TensorSpec]:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.build import tensorrt_stand_in as stand_in
 from tests.build.detectors import voxelizing_detector, write_detector
+from tests.build.plans import Silent
 from tests.build.tensorrt_stand_in import BuilderFlag, Machine, MemoryPoolType, PreviewFeature
 from udx.build import tensorrt as module
 from udx.build.builder import TensorrtSettings
@@ -27,19 +28,6 @@ from udx.runtime.graph import structure_of
 from udx.runtime.plan_file import read_plan
 
 GPU = CudaDevice(name="Some GPU", compute_capability=(8, 9), multiprocessors=58, memory_bytes=16 << 30, uuid="GPU-0")
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def start(self, phase, depth, steps):
-        pass
-
-    def advance(self, phase, done):
-        pass
-
-    def finish(self, phase):
-        pass
 
 
 class Pressing(Silent):

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper
 
 from tests.build.exported import MODALITIES, exported_model
+from tests.build.plans import Silent
 from udx.build.builder import TensorrtSettings, serialized_engine
 from udx.build.shapes import tensors_between
 from udx.build.watch import Watch
@@ -16,19 +17,6 @@ from udx.export.precision import to_fp16
 from udx.operators import DOMAIN
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'udx[rtx]'")
-
-
-class Silent:
-    """A display that shows nothing."""
-
-    def start(self, phase, depth, steps):
-        pass
-
-    def advance(self, phase, done):
-        pass
-
-    def finish(self, phase):
-        pass
 
 
 def without_plugins(model):

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from udx.data import load as module
 from udx.data.augment import Augmentation, AugmentationConfig, BevAugmentation, BevChange, ImageAugmentation
 from udx.data.frame import Annotations, KeyFrame
 from udx.data.images import ImageChange
-from udx.data.load import load_sample, trainable
+from udx.data.load import Reading, load_sample, read_sweeps, trainable
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import CameraSpec, LidarSpec, SensorSpec
 from udx.errors import UdxError
 from udx.geometry import BevGrid, CameraRig, Frustum
 from udx.geometry.se3 import inverse, transform_points
 
+real = module.load_image
 GRID = BevGrid(-40, 40, -40, 40, 0.8)
 TWO = ("CAM_FRONT", "CAM_BACK")
 
@@ -184,3 +186,32 @@ def test_augmented_rig_is_still_a_rig(keyframe):
     assert isinstance(rig, CameraRig)
     assert rig.intrinsics_N33[0, 0, 0] < 0  # the flip is in the intrinsics
     assert np.linalg.det(rig.ego_T_cam_N44[0]) < 0  # and the mirror in the pose
+
+
+def test_detectors_that_read_the_same_share_what_is_decoded(keyframe, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(module, "load_image", lambda path, *change: decoded.append(path) or real(path, *change))
+    read = []
+
+    def reads(keyframe, sweeps):
+        read.append(sweeps)
+        return read_sweeps(keyframe, sweeps)
+
+    turn = AugmentationConfig(bev=BevAugmentation(rotation_rad=(0.3, 0.3))).draw(np.random.default_rng(0), 2)
+    reading = Reading(keyframe, turn, reads)
+    both, camera, wide = spec(), dataclasses.replace(spec(), lidar=None), spec(width=96)
+    samples = [reading.sample(its) for its in (both, camera, wide)]
+    assert decoded == [*keyframe.image_paths, *keyframe.image_paths]
+    assert len(reading.points(both, 1)) == 1
+    assert read == [10]
+    for its, sample in zip((both, camera, wide), samples, strict=True):
+        alone = load_sample(keyframe, its, turn)
+        assert np.array_equal(sample.images_NHW3, alone.images_NHW3)
+        assert np.array_equal(sample.rig.intrinsics_N33, alone.rig.intrinsics_N33)
+        assert np.array_equal(sample.rig.ego_T_cam_N44, alone.rig.ego_T_cam_N44)
+    assert np.array_equal(samples[0].points_M5, load_sample(keyframe, both, turn).points_M5)
+
+
+def test_more_sweeps_than_were_read_are_read(keyframe):
+    reading = Reading(keyframe)
+    assert [len(reading.points(spec(), sweeps)) for sweeps in (1, 2, 10, 1)] == [1, 2, 3, 1]

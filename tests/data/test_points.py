@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.mutations import mutations
 from udx.data.frame import Sweep
-from udx.data.points import accumulate, fit_to, on_own_vehicle, read_sweep
+from udx.data.points import accumulate, fit_to, in_bev_frame, on_own_vehicle, read_sweep
 from udx.errors import UdxError
 from udx.geometry.se3 import yaw_rotation
 
@@ -45,9 +45,9 @@ def test_columns_and_motion(tmp_path):
     forward[:3, 3] = [10, 0, 2]
     sweep = Sweep(write(tmp_path / "a.bin", [[3, 1, 0, 51, 7], [0, 0, 0, 255, 0]]), forward, 0.25)
     # 90° to the left takes (3, 1) to (−1, 3), then 10 m ahead and 2 m up; the second point is the car itself.
-    (point,) = accumulate([sweep], np.eye(4))
+    (point,) = accumulate([in_bev_frame(sweep)], np.eye(4))
     assert point == pytest.approx([9, 3, 2, 0.2, 0.25])
-    (doubled,) = accumulate([sweep], np.diag([2.0, -2, 2, 1]))
+    (doubled,) = accumulate([in_bev_frame(sweep)], np.diag([2.0, -2, 2, 1]))
     assert doubled == pytest.approx([18, -6, 4, 0.2, 0.25])
 
 
@@ -148,7 +148,7 @@ def test_damaged_sweeps_are_refused_or_can_be_used(tmp_path, suffix):
     for damaged in mutations(content, 2500):
         path.write_bytes(damaged)
         try:
-            found = accumulate([Sweep(path, yaw_rotation(0.3), 0.05)], np.eye(4))
+            found = accumulate([in_bev_frame(Sweep(path, yaw_rotation(0.3), 0.05))], np.eye(4))
         except UdxError as error:
             refused += 1
             assert f"sweep{suffix}" in str(error)

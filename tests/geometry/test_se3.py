@@ -4,7 +4,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pyquaternion import Quaternion
 
-from udx.geometry.se3 import from_quaternion, inverse, quaternion_of_yaw, transform_points, yaw_rotation
+from udx.geometry.se3 import (
+    affine_inverse,
+    from_quaternion,
+    inverse,
+    linear_inverse,
+    quaternion_of_yaw,
+    transform_points,
+    yaw_rotation,
+)
 
 quaternions = st.tuples(*[st.floats(-1, 1)] * 4).map(np.array)
 translations = st.tuples(*[st.floats(-1000, 1000)] * 3).map(np.array)
@@ -32,6 +40,17 @@ def test_inverse_undoes(rotation, translation):
     assert inverse(dst_T_src) @ dst_T_src == pytest.approx(np.eye(4), abs=1e-9)
 
 
+def test_inverses_agree_with_lapack():
+    matrices = np.random.default_rng(0).normal(scale=5, size=(50, 4, 4))
+    matrices[:, 3] = [0, 0, 0, 1]
+    assert linear_inverse(matrices[:, :3, :3]) == pytest.approx(np.linalg.inv(matrices[:, :3, :3]), rel=1e-9, abs=1e-9)
+    assert affine_inverse(matrices) == pytest.approx(np.linalg.inv(matrices), rel=1e-9, abs=1e-9)
+    intrinsics = np.array([[1266.4, 0, 816.3], [0, 1266.4, 491.5], [0, 0, 1]])
+    assert linear_inverse(intrinsics) == pytest.approx(np.linalg.inv(intrinsics), rel=1e-14)
+    with pytest.raises(ValueError, match="singular"):
+        linear_inverse(np.stack([np.eye(3), np.ones((3, 3))]))
+
+
 @given(st.floats(-3.1, 3.1))
 def test_yaw_is_counter_clockwise(yaw):
     turned = transform_points(yaw_rotation(yaw), np.array([[1.0, 0, 5]]))[0]
@@ -45,6 +64,13 @@ def test_points_by_hand():
     assert transform_points(dst_T_src, np.array([[1.0, 2, 3], [0, 0, 0]])) == pytest.approx(
         np.array([[8, 1, 3], [10, 0, 0]])
     )
+
+
+def test_points_go_to_several_frames_at_once():
+    rng = np.random.default_rng(0)
+    frames, points = rng.normal(size=(2, 4, 4)), rng.normal(size=(7, 3))
+    for at, moved in enumerate(transform_points(frames, points)):
+        assert moved == pytest.approx(points @ frames[at, :3, :3].T + frames[at, :3, 3])
 
 
 @pytest.mark.parametrize(

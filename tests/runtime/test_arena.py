@@ -1,24 +1,12 @@
 """Memory on paper: every way in which a plan could read or write what it must not is refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pytest
 
-from udx.runtime.arena import PlacedTensor, Step, bytes_of, require_sound_memory
+from tests.runtime.steps import doing
+from udx.runtime.arena import PlacedTensor, bytes_of, require_sound_memory
 from udx.tensors import TensorSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doing(Step):
-    replaces: dict[str, str] = field(default_factory=dict)
-
-    def in_place(self) -> Mapping[str, str]:
-        return self.replaces
-
-
-def doing(name: str, reads: str, writes: str, **replaces: str) -> Doing:
-    return Doing(name=name, inputs=tuple(reads.split()), outputs=tuple(writes.split()), replaces=replaces)
 
 
 def tensors(view_of: Mapping[str, str] | None = None, **offsets: int) -> dict[str, PlacedTensor]:

@@ -20,7 +20,7 @@ from udx.files import sha256_of
 from udx.launch import KernelLibrary, Launch
 from udx.runtime.graph import structure_of
 from udx.runtime.numpy_kernels import require_kernels
-from udx.runtime.onnx_file import OnnxFile, read_onnx
+from udx.runtime.onnx_file import OnnxFile, read_onnx, with_weights_inside
 from udx.runtime.partitioned import INDEX, KERNELS, PORTABLE, Backend, KernelStep, PartitionedPlan, SegmentStep
 
 SUFFIXES: Final[Mapping[Backend, str]] = {"onnxruntime": "onnx", "tensorrt-rtx": "engine"}
@@ -99,7 +99,7 @@ def build_partitioned(
     version = metadata.version("onnxruntime") if backend == "onnxruntime" else tensorrt_rtx().__version__
     file = read_onnx(path)
     found = require_precision(file.model, path, precision)
-    cut = _partition(file)
+    cut = partition(with_weights_inside(file), file.manifest.dynamic)
     if backend == "onnxruntime":
         require_kernels([kernel.launch for kernel in cut.kernels], str(path))
     watch = Watch(display)
@@ -119,17 +119,6 @@ def build_partitioned(
     files = {step.file: engines[step.name] for step in plan.segments}
     write_bundle(out, {INDEX: plan.to_json().encode()} | members | files)
     return PartitionedBuild(path=out, plan=plan, engine_bytes={name: len(engine) for name, engine in files.items()})
-
-
-def _partition(file: OnnxFile) -> Partition:
-    import onnx
-
-    model = file.model
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        model = onnx.ModelProto()
-        model.CopyFrom(file.model)
-        onnx.load_external_data_for_model(model, str(file.path.resolve().parent))
-    return partition(model, file.manifest.dynamic)
 
 
 def _plan(

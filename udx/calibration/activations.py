@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
-from udx.errors import UdxError
-from udx.runtime.onnxruntime_runner import first_line, open_session
+from udx.errors import UdxError, first_line
+from udx.runtime.onnxruntime_runner import open_session
 
 if TYPE_CHECKING:
     import onnx

@@ -14,7 +14,7 @@ import numpy as np
 
 from udx.data.frame import Annotations, KeyFrame, Sweep
 from udx.data.images import ImageChange, ImageWarp, opened
-from udx.data.load import load_points
+from udx.data.load import Reading
 from udx.data.points import POINT_BYTES
 from udx.data.rig_file import Calibration
 from udx.data.spec import CameraSpec, SensorSpec
@@ -80,7 +80,7 @@ def thinned(frames: Sequence[KeyFrame], spec: SensorSpec) -> Iterator[tuple[str,
     for frame in frames:
         # A file that holds no more points than the buffer is not worth reading twice.
         if sum(sweep.path.stat().st_size for sweep in frame.sweeps) > spec.lidar.max_points * POINT_BYTES // 2:
-            beyond = len(load_points(frame, spec, spec.lidar.sweeps, np.eye(4))) - spec.lidar.max_points
+            beyond = len(Reading(frame).points(spec, spec.lidar.sweeps)) - spec.lidar.max_points
             if beyond > 0:
                 yield frame.token, beyond
 

@@ -76,6 +76,6 @@ def calibration_inputs(rig: CameraRig, spec: SensorSpec) -> dict[str, NDArray[An
     try:
         ordered = rig.select(spec.camera.names)
         plan = pooling_plan(ordered, spec.camera.frustum, spec.grid, spec.z_range_m)
-    except ValueError as error:  # numpy's of a singular matrix is one, too
+    except ValueError as error:
         raise UdxError(f"the rig cannot be used ({error}); calibrate the cameras again") from error
     return dict(zip(CALIBRATION, (plan.point_index_P, plan.cell_offsets), strict=True))

@@ -80,25 +80,36 @@ def on_own_vehicle(points: Float32Array) -> NDArray[np.bool_]:
     return mask
 
 
-def accumulate(sweeps: Iterable[Sweep], new_T_ego: FloatArray) -> Float32Array:
-    """Points (M, 5) of all sweeps in the BEV frame (``POINT_FEATURES``), moved by ``new_T_ego``.
+def in_bev_frame(sweep: Sweep) -> Float32Array:
+    """Points (M, 5) of a sweep in the keyframe's BEV frame (``POINT_FEATURES``), without those on the car itself.
 
-    Each sweep comes in through its own pose, so what stands still in the world stands still in the points.
+    A sweep comes in through its own pose, so what stands still in the world stands still in the points of several.
 
     Raises:
-        UdxError: a sweep's file is missing or damaged.
+        UdxError: the sweep's file is missing or damaged.
     """
-    moved = []
-    for sweep in sweeps:
-        raw = read_sweep(sweep.path)
-        raw = raw[~on_own_vehicle(raw)]
-        points = np.empty((len(raw), len(POINT_FEATURES)), np.float32)
-        with np.errstate(over="ignore"):  # what is so far away is off every grid
-            points[:, :3] = transform_points(new_T_ego @ sweep.ego_T_lidar, raw[:, :3].astype(np.float64))
-        points[:, 3] = np.clip(raw[:, 3] / MAX_INTENSITY, 0, 1)
-        points[:, 4] = sweep.age_s
-        moved.append(points)
-    return np.concatenate([np.empty((0, len(POINT_FEATURES)), np.float32), *moved])
+    raw = read_sweep(sweep.path)
+    raw = raw[~on_own_vehicle(raw)]
+    points = np.empty((len(raw), len(POINT_FEATURES)), np.float32)
+    points[:, :3] = _moved(sweep.ego_T_lidar, raw)
+    points[:, 3] = np.clip(raw[:, 3] / MAX_INTENSITY, 0, 1)
+    points[:, 4] = sweep.age_s
+    reached = np.isfinite(points[:, :3]).all(axis=1)  # what is too far for single precision is off every grid
+    return points if reached.all() else points[reached]
+
+
+def accumulate(sweeps_M5: Iterable[Float32Array], new_T_ego: FloatArray) -> Float32Array:
+    """All points (M, 5) of sweeps in the BEV frame, one after the other, moved by ``new_T_ego``."""
+    points: Float32Array = np.concatenate([np.empty((0, len(POINT_FEATURES)), np.float32), *sweeps_M5])
+    if not np.array_equal(new_T_ego, np.eye(4)):
+        points[:, :3] = _moved(new_T_ego, points)
+    return points
+
+
+def _moved(new_T_old: FloatArray, points_M5: Float32Array) -> Float32Array:
+    with np.errstate(over="ignore"):
+        moved: Float32Array = transform_points(new_T_old, points_M5[:, :3].astype(np.float64)).astype(np.float32)
+    return moved
 
 
 def fit_to(points_M5: Float32Array, capacity: int) -> Float32Array:

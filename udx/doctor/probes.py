@@ -12,6 +12,8 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any, Final
 
+from udx.errors import UdxError, first_line
+
 MARK: Final = "udx-probe:"
 
 Facts = dict[str, Any]
@@ -19,7 +21,6 @@ Facts = dict[str, Any]
 
 def driver() -> Facts:
     """Version of the driver, the newest CUDA that it runs, and the GPUs."""
-    from udx.errors import UdxError
     from udx.runtime.cuda_driver import cuda_driver
 
     try:
@@ -108,7 +109,7 @@ def _failure(start: Callable[[], object]) -> str | None:
     try:
         start()
     except Exception as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        return first_line(error)
     return None
 
 

@@ -14,19 +14,18 @@ import onnx
 import torch
 from torch.export import Dim
 
-from udx.config import to_plain
 from udx.data.detections import Detections
 from udx.data.inputs import Tensors
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.export.deploy import OUTPUTS, DeployableDetector
+from udx.export.description import manifest_of
 from udx.export.parity import Agreement, Parity, agreement, compare, difference, values_of
 from udx.export.precision import last_layers, to_fp16
 from udx.export.rounding import with_rounding
 from udx.export.simplify import simplify
 from udx.export.translate import translation_table
 from udx.files import sha256_of, write_with
-from udx.geometry import CameraRig
 from udx.manifest import Manifest, Precision, PrecisionPlan
 from udx.models.detector import Detector
 from udx.operators import OPSET
@@ -34,7 +33,7 @@ from udx.ops.onnx_functions import function_protos
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import generated_frame
 from udx.runtime.onnx_file import sealed
-from udx.train.checkpoint import CheckpointRecord, load_detector
+from udx.train.checkpoint import load_detector
 from udx.train.run import Run, newest_run
 
 TOLERANCE: Final = 1e-3
@@ -173,23 +172,6 @@ def open_sizes(spec: SensorSpec, dynamic: Sequence[str]) -> dict[str, int]:
                 "export it with fixed shapes"
             )
     return {name: possible[name] for name in dynamic}
-
-
-def manifest_of(run: Run, record: CheckpointRecord) -> Manifest:
-    """Tell everything of a checkpoint that its export's user needs."""
-    metrics = run.read_metrics() or {}
-    return Manifest(
-        recipe=record.config.recipe,
-        spec=record.config.detector.spec,
-        max_boxes=record.config.detector.max_boxes,
-        checkpoint_sha256=sha256_of(run.checkpoint),
-        git_commit=record.git_commit,
-        udx_version=record.udx_version,
-        config=to_plain(record.config),
-        metrics={name: metrics[name] for name in ("mAP", "NDS") if name in metrics},
-        teacher=to_plain(record.teacher) if record.teacher else None,
-        rig=CameraRig.from_json(record.rig) if record.rig else None,
-    )
 
 
 def to_onnx(module: DeployableDetector, tensors: Tensors, dynamic: Mapping[str, int] | None = None) -> onnx.ModelProto:

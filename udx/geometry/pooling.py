@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from udx.geometry.arrays import FloatArray, IntArray, require_shape
 from udx.geometry.grid import BevGrid
 from udx.geometry.rig import CameraRig
+from udx.geometry.se3 import linear_inverse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ def pooling_plan(rig: CameraRig, frustum: Frustum, grid: BevGrid, z_range_m: tup
 
     Points whose height in the BEV frame lies outside ``z_range_m`` are left out, as those outside the grid.
     """
-    rays_N3L = rig.ego_T_cam_N44[:, :3, :3] @ np.linalg.inv(rig.intrinsics_N33) @ frustum.pixels()
+    rays_N3L = rig.ego_T_cam_N44[:, :3, :3] @ linear_inverse(rig.intrinsics_N33) @ frustum.pixels()
     # Camera by camera, in arrays that fit the cache.
     cell = np.concatenate(
         [

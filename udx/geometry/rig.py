@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from udx.geometry.arrays import FloatArray, require_finite, require_shape
+from udx.geometry.se3 import affine_inverse, transform_points
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,13 +53,12 @@ class CameraRig:
     @property
     def pixels_T_ego_N34(self) -> FloatArray:
         """Projections of homogeneous points of the BEV frame, metres, to (u·depth, v·depth, depth)."""
-        projections: FloatArray = self.intrinsics_N33 @ np.linalg.inv(self.ego_T_cam_N44)[:, :3]
+        projections: FloatArray = self.intrinsics_N33 @ affine_inverse(self.ego_T_cam_N44)[:, :3]
         return projections
 
     def project(self, points_M3: FloatArray) -> FloatArray:
         """Project points of the BEV frame, metres, to (N, M, 3): u, v in pixels and depth along z in metres."""
-        pixels_T_ego_N34 = self.pixels_T_ego_N34
-        homogeneous = points_M3 @ pixels_T_ego_N34[:, :, :3].transpose(0, 2, 1) + pixels_T_ego_N34[:, None, :, 3]
+        homogeneous = transform_points(self.pixels_T_ego_N34, points_M3)
         depth = homogeneous[..., 2:]
         with np.errstate(divide="ignore", invalid="ignore"):
             pixels = homogeneous[..., :2] / depth

@@ -1,4 +1,8 @@
-"""Rigid transforms as 4×4 matrices named ``dst_T_src``: ``p_dst = dst_T_src @ p_src``."""
+"""Rigid transforms as 4×4 matrices named ``dst_T_src``: ``p_dst = dst_T_src @ p_src``.
+
+What every frame needs is computed without BLAS: for such small matrices its threads start, and then wait busily for a
+tenth of a second, on the cores that the detector runs on.
+"""
 
 import numpy as np
 
@@ -53,7 +57,40 @@ def inverse(dst_T_src: FloatArray) -> FloatArray:
     return src_T_dst
 
 
+def affine_inverse(dst_T_src: FloatArray) -> FloatArray:
+    """Invert affine transforms (…, 4, 4), which may scale and mirror.
+
+    Raises:
+        ValueError: one is singular.
+    """
+    linear = linear_inverse(dst_T_src[..., :3, :3])
+    src_T_dst = np.zeros_like(dst_T_src)
+    src_T_dst[..., :3, :3] = linear
+    src_T_dst[..., :3, 3] = -(linear * dst_T_src[..., None, :3, 3]).sum(axis=-1)
+    src_T_dst[..., 3, 3] = 1
+    return src_T_dst
+
+
+def linear_inverse(matrix: FloatArray) -> FloatArray:
+    """Invert matrices (…, 3, 3) by their adjugates.
+
+    Raises:
+        ValueError: one is singular.
+    """
+    rows = matrix[..., 0, :], matrix[..., 1, :], matrix[..., 2, :]
+    columns = [np.cross(rows[at - 2], rows[at - 1]) for at in range(3)]
+    determinant = (rows[0] * columns[0]).sum(axis=-1)
+    if (determinant == 0).any():
+        raise ValueError("an intrinsic matrix or a pose is singular")
+    inverted: FloatArray = np.stack(columns, axis=-1) / determinant[..., None, None]
+    return inverted
+
+
 def transform_points(dst_T_src: FloatArray, points_M3: FloatArray) -> FloatArray:
-    """Bring points (M, 3), metres, from frame ``src`` to frame ``dst``; any affine 4×4 will do."""
-    moved: FloatArray = points_M3 @ dst_T_src[:3, :3].T + dst_T_src[:3, 3]
+    """Bring points (M, 3), metres, from frame ``src`` to frames ``dst`` (…, M, 3); any affine (…, 4, 4) will do."""
+    x, y, z = np.ascontiguousarray(points_M3.T)
+    rows = (dst_T_src[..., row, :, None] for row in range(3))
+    moved: FloatArray = np.stack(
+        [x * row[..., 0, :] + y * row[..., 1, :] + z * row[..., 2, :] + row[..., 3, :] for row in rows], axis=-1
+    )
     return moved

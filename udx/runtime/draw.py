@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
 from udx.data.images import opened
-from udx.data.points import accumulate
+from udx.data.points import accumulate, in_bev_frame
 from udx.geometry import CLASSES, CameraRig
 from udx.geometry.arrays import ByteArray, Float32Array, FloatArray
 from udx.geometry.boxes import box_corners
@@ -89,7 +89,7 @@ def draw_frame(
         row, column = divmod(camera, COLUMNS)
         tile = draw_camera(path, keyframe.rig, camera, layers, (tile_width, tile_height))
         canvas.paste(tile, (column * (tile_width + GAP_PX), row * (tile_height + GAP_PX)))
-    points = accumulate(keyframe.sweeps[:1], np.eye(4))
+    points = accumulate(map(in_bev_frame, keyframe.sweeps[:1]), np.eye(4))
     canvas.paste(_draw_map(points, layers, reach_m, side), (mosaic_width, 0))
     _draw_legend(canvas, side, band, keyframe, detections, score)
     return canvas

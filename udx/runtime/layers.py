@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.runtime.engine_file import read_engine
 from udx.runtime.listing import canonical_listing, structural_hash
-from udx.runtime.onnxruntime_runner import first_line
 from udx.runtime.partitioned import PartitionedFile, SegmentStep
 from udx.runtime.runner import Runner
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from udx.data.inputs import input_shapes
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.geometry import BOX_SIZE
 from udx.manifest import METADATA_KEY, Manifest
 from udx.operators import DOMAIN, OPSET, VERSION
@@ -216,11 +216,7 @@ def _require_valid(model: str | bytes, source: Path | str) -> None:
     try:
         onnx.checker.check_model(model)
     except Exception as error:  # onnx raises ValidationError, and RuntimeError or InferenceError from C++
-        raise UdxError(f"{source} is not a valid ONNX model ({_first_line(error)}); copy or export it again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["unknown"])[0][:200]
+        raise UdxError(f"{source} is not a valid ONNX model ({first_line(error)}); copy or export it again") from error
 
 
 def _require_versions(model: "onnx.ModelProto", path: Path) -> None:
@@ -270,7 +266,7 @@ def _require_bounded_activations(skeleton: "onnx.ModelProto", source: Path | str
     try:
         inlined = known_tensors(with_shapes(skeleton, inline=True).graph)
     except Exception as error:  # RuntimeError, InferenceError and others from C++
-        raise UdxError(f"{source} is not a valid ONNX model ({_first_line(error)}); export it again") from error
+        raise UdxError(f"{source} is not a valid ONNX model ({first_line(error)}); export it again") from error
     computed = tuple(spec for spec in inlined.values() if not spec.dtype.startswith(("unknown", "object")))
     _require_bounded(source, computed)
 

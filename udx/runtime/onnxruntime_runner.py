@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.runtime.onnx_file import OnnxFile
 from udx.runtime.runner import Runner
 
@@ -110,11 +110,6 @@ def require_threads(threads: int | None) -> None:
     """Raise ``UdxError`` unless a number of threads is one, or left to the backend."""
     if threads is not None and threads < 1:
         raise UdxError(f"an engine needs at least one thread, not {threads}")
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of ONNX Runtime says, shortened."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _import_onnxruntime() -> Any:

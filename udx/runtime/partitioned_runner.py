@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.runtime.arena import ALIGNMENT
 from udx.runtime.numpy_kernels import require_kernels, run_kernel
 from udx.runtime.onnx_file import require_segment
-from udx.runtime.onnxruntime_runner import first_line, open_session, require_threads, session_settings
+from udx.runtime.onnxruntime_runner import open_session, require_threads, session_settings
 from udx.runtime.partitioned import KernelStep, PartitionedFile, PartitionedPlan, SegmentStep, read_partitioned
 from udx.runtime.runner import Runner
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
-from udx.runtime.onnxruntime_runner import first_line, require_threads
+from udx.runtime.onnxruntime_runner import require_threads
 from udx.runtime.runner import Runner
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class TorchRunner(Runner):
     ) -> None:
         require_threads(threads)
         _require_torch()
-        from udx.export.onnx_export import manifest_of
+        from udx.export.description import manifest_of
         from udx.train.run import Run
 
         run = Run(path)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from udx.data.augment import Augmentation, AugmentationConfig
+from udx.data.augment import AugmentationConfig
 from udx.data.depth import depth_targets
 from udx.data.frame import KeyFrame, Sample
 from udx.data.inputs import inputs_of
-from udx.data.load import load_points, load_sample, trainable
+from udx.data.load import Reading, ReadSweeps, read_sweeps, trainable
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.models.detector import DetectorInputs
@@ -87,10 +87,11 @@ class KeyFrames(Dataset[Batch]):
         seed: int = 0,
         with_depth: bool = False,
         remembered: Remembered | None = None,
+        read: ReadSweeps = read_sweeps,
     ) -> None:
         self.keyframes, self.spec, self.teacher_spec = keyframes, spec, teacher_spec
         self.augmentation, self.seed, self.with_depth = augmentation, seed, with_depth
-        self.remembered = remembered
+        self.remembered, self.read = remembered, read
 
     def __len__(self) -> int:
         return len(self.keyframes)
@@ -102,20 +103,21 @@ class KeyFrames(Dataset[Batch]):
             draw = self.augmentation.draw_of(turn)
             generator = np.random.default_rng((self.seed, draw, position))
             augmentation = self.augmentation.draw(generator, len(keyframe.rig.names))
-        loaded, sample = self._load(keyframe, self.spec, augmentation)
+        reading = Reading(keyframe, augmentation, self.read)
+        sample = reading.sample(self.spec)
         lessons = self.remembered.lookup(position, draw) if self.remembered is not None else None
         teacher_inputs = None
         if self.teacher_spec is not None and lessons is None:
-            teacher_inputs, _ = self._load(keyframe, self.teacher_spec, augmentation)
+            teacher_inputs = _inputs(reading.sample(self.teacher_spec), self.teacher_spec)
         return Batch(
-            loaded,
+            _inputs(sample, self.spec),
             teacher_inputs,
             self._objects(sample),
             [sample.token],
             sample.dropped_points,
             [(position, draw)],
             [lessons],
-            self._depth(keyframe, sample, augmentation) if self.with_depth else None,
+            self._depth(reading, sample) if self.with_depth else None,
         )
 
     def _objects(self, sample: Sample) -> Objects:
@@ -126,16 +128,10 @@ class KeyFrames(Dataset[Batch]):
             torch.from_numpy(sample.rig.pixels_T_ego_N34).float()[None] if sample.rig is not None else None,
         )
 
-    def _depth(self, keyframe: KeyFrame, sample: Sample, augmentation: Augmentation | None) -> Tensor:
+    def _depth(self, reading: Reading, sample: Sample) -> Tensor:
         assert self.spec.camera is not None and sample.rig is not None
-        points = load_points(keyframe, self.spec, 1, (augmentation or Augmentation()).bev.new_T_ego)
+        points = reading.points(self.spec, 1)
         return torch.from_numpy(depth_targets(points, sample.rig, self.spec.camera.frustum))[None]
-
-    def _load(
-        self, keyframe: KeyFrame, spec: SensorSpec, augmentation: Augmentation | None
-    ) -> tuple[DetectorInputs, Sample]:
-        sample = load_sample(keyframe, spec, augmentation)
-        return DetectorInputs(**{k: torch.from_numpy(v)[None] for k, v in inputs_of(sample, spec).items()}), sample
 
 
 def make_loader(
@@ -208,6 +204,10 @@ def join(samples: Sequence[Batch]) -> Batch:
         [lessons for sample in samples for lessons in sample.lessons],
         torch.cat(depths) if depths else None,
     )
+
+
+def _inputs(sample: Sample, spec: SensorSpec) -> DetectorInputs:
+    return DetectorInputs(**{name: torch.from_numpy(array)[None] for name, array in inputs_of(sample, spec).items()})
 
 
 def _one_thread(_: int) -> None:

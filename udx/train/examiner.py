@@ -9,6 +9,7 @@ from udx import processes
 from udx.data.detections import Detections
 from udx.data.evaluation import Metrics, evaluate
 from udx.data.frame import KeyFrame
+from udx.data.load import ReadSweeps, read_sweeps
 from udx.geometry.arrays import ByteArray
 from udx.models.detector import Detector
 from udx.train.loop import Validation
@@ -25,14 +26,21 @@ PICTURE_SCORE = 0.2
 class Examiner:
     """Evaluates on a split, in all processes together; the first one scores and draws."""
 
-    def __init__(self, nusc: "NuScenes", split: str, keyframes: Sequence[KeyFrame], config: RunConfig) -> None:
-        self.nusc, self.split, self.keyframes, self.config = nusc, split, keyframes, config
+    def __init__(
+        self,
+        nusc: "NuScenes",
+        split: str,
+        keyframes: Sequence[KeyFrame],
+        config: RunConfig,
+        read: ReadSweeps = read_sweeps,
+    ) -> None:
+        self.nusc, self.split, self.keyframes, self.config, self.read = nusc, split, keyframes, config, read
         self.last: Metrics | None = None
 
     def __call__(self, detector: Detector, progress: Callable[[int, int], None]) -> Validation:
         """Detect on every keyframe once, and score; pictures are drawn in the first process alone."""
         train = self.config.train
-        found = predict_together(detector, self.keyframes, workers=train.workers, progress=progress)
+        found = predict_together(detector, self.keyframes, workers=train.workers, read=self.read, progress=progress)
         metrics = None
         pictures: Mapping[str, ByteArray] = {}
         if processes.is_main():

@@ -13,6 +13,7 @@ from udx.config import with_override
 from udx.data.dataset import WORLD_ROOT, default_splits, open_or_make
 from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
+from udx.data.load import ReadSweeps, read_sweeps
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
 from udx.errors import UdxError
@@ -24,6 +25,7 @@ from udx.train.methods import METHODS
 from udx.train.recipes import RECIPES, RunConfig
 from udx.train.rehearsal import Rehearsal, rehearse
 from udx.train.run import RUNS, Run, finished_runs
+from udx.train.sweep_cache import SweepCache
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
@@ -34,13 +36,14 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int, str], None]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """An open dataroot with the keyframes of two splits."""
+    """An open dataroot with the keyframes of two splits, and how their sweeps are read."""
 
     nusc: "NuScenes"
     train_split: str
     val_split: str
     train: Sequence[KeyFrame]
     val: Sequence[KeyFrame]
+    read: ReadSweeps = read_sweeps
 
     @property
     def identity(self) -> dict[str, str]:
@@ -69,6 +72,7 @@ class Request:
     start: Path | None = None
     method: str | None = None
     teacher_cache: Path | None = None
+    sweep_cache: Path | None = None
     out: Path | None = None
     epochs: int | None = None
     seed: int | None = None
@@ -188,6 +192,7 @@ def open_data(request: Request, config: RunConfig, bar: Bar) -> Dataset:
         val_split=val_split,
         train=load_keyframes(nusc, train_split, max_sweeps=sweeps),
         val=load_keyframes(nusc, val_split, max_sweeps=sweeps),
+        read=SweepCache(request.sweep_cache) if request.sweep_cache else read_sweeps,
     )
 
 
@@ -258,7 +263,7 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
     config, teacher = lineup.config, lineup.teacher
     modality = config.detector.spec.modality
     taught = f" from {teacher.record().config.detector.spec.modality}" if teacher else ""
-    examiner = Examiner(data.nusc, data.val_split, data.val, config)
+    examiner = Examiner(data.nusc, data.val_split, data.val, config, data.read)
     with bar(f"training {modality}{taught}") as tick:
         at = 0, 0
 
@@ -276,6 +281,7 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
                 teacher=teacher,
                 start=lineup.start,
                 student_mAP=lineup.student_mAP,
+                read=data.read,
                 teacher_cache=lineup.teacher_cache,
                 resume=lineup.resume,
                 validate=lambda detector: examiner(

@@ -15,7 +15,7 @@ from udx import processes
 from udx.data.augment import Augmentation
 from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
-from udx.data.load import load_images
+from udx.data.load import ReadSweeps, load_images, read_sweeps
 from udx.errors import UdxError
 from udx.files import sha256_of
 from udx.geometry.arrays import ByteArray
@@ -62,8 +62,8 @@ class Job:
 
     ``teacher`` and ``start`` are runs; the start has the same detector, and only its weights are taken.
     ``student_mAP`` is that of such a student without a teacher, where it is known: the teacher is held against it.
-    ``teacher_cache`` is a folder to keep the teacher's lessons in. ``validate`` evaluates a detector after epochs, in
-    all processes together. ``warn`` is told what may be wrong.
+    ``read`` reads the sweeps. ``teacher_cache`` is a folder to keep the teacher's lessons in. ``validate`` evaluates a
+    detector after epochs, in all processes together. ``warn`` is told what may be wrong.
     """
 
     config: RunConfig
@@ -73,6 +73,7 @@ class Job:
     teacher: Run | None = None
     start: Run | None = None
     student_mAP: float | None = None
+    read: ReadSweeps = read_sweeps
     teacher_cache: Path | None = None
     resume: bool = False
     validate: Callable[[Detector], Validation] | None = None
@@ -162,6 +163,7 @@ class _Session:
             seed=config.train.seed,
             with_depth=config.loss.depth > 0 and config.detector.spec.camera is not None,
             remembered=self.teaching.cache if self.teaching else None,
+            read=self.job.read,
         )
         seed = config.train.seed
         balanced = class_balanced(self.job.keyframes, seed).tolist() if config.train.class_balanced else None

@@ -7,6 +7,7 @@ import torch
 from udx import processes
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
+from udx.data.load import ReadSweeps, read_sweeps
 from udx.models.decode import decode
 from udx.models.detector import Detector
 from udx.train.batch import KeyFrames, batches, make_loader
@@ -19,6 +20,7 @@ def predict(
     *,
     batch_size: int = 4,
     workers: int = 1,
+    read: ReadSweeps = read_sweeps,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Detections]:
     """Detections by sample token; the detector is put into eval mode and stays on its device."""
@@ -27,9 +29,8 @@ def predict(
         return {}
     device = next(detector.parameters()).device
     config = detector.config
-    loader, _ = make_loader(
-        KeyFrames(keyframes, config.spec), min(batch_size, len(keyframes)), workers, seed=None, drop_last=False
-    )
+    dataset = KeyFrames(keyframes, config.spec, read=read)
+    loader, _ = make_loader(dataset, min(batch_size, len(keyframes)), workers, seed=None, drop_last=False)
     found: dict[str, Detections] = {}
     for batch in batches(loader, device):
         decoded = decode(detector(batch.inputs).heads, config.spec.grid, config.max_boxes)
@@ -46,9 +47,10 @@ def predict_together(
     keyframes: Sequence[KeyFrame],
     *,
     workers: int = 1,
+    read: ReadSweeps = read_sweeps,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Detections]:
     """``predict``, with every process of a distributed run taking its share; all of them get all detections."""
     share = keyframes[processes.rank() :: processes.count()]
-    found = predict(detector, share, workers=workers, progress=progress)
+    found = predict(detector, share, workers=workers, read=read, progress=progress)
     return {token: its for part in processes.of_all(found) for token, its in part.items()}
