@@ -4,7 +4,8 @@ Each is measured in a fresh process on keyframes of a small synthetic world:
 
 - ``model``: steps on one batch that stays where it is, so that nothing is loaded;
 - ``training``: the steps of ``udx train`` itself, loader included, without the first ones;
-- ``loader``: batches drawn as fast as the workers give them, for the student alone and with the teacher's sensors.
+- ``loader``: batches drawn as fast as the workers give them, for the student alone and with the teacher's sensors;
+  ``sweep cache``: the same from a sweep cache that is filled.
 
     python benchmarks/train_speed.py [--recipe nano] [--steps 8] [--set train.compile=true] …
 """
@@ -24,6 +25,7 @@ import click
 
 from udx.config import to_plain, with_override
 from udx.console import bar, say, table
+from udx.data.load import ReadSweeps, read_sweeps
 from udx.data.nuscenes import load_keyframes, open_dataroot
 from udx.data.synth import WorldSpec, write_world
 from udx.files import write_json
@@ -130,12 +132,28 @@ def training(task: Task) -> float:
 
 def loader_alone(task: Task) -> float:
     """Batches of the loader, as fast as they come, after the first."""
+    return draw_all(task, read_sweeps)
+
+
+def loader_with_sweep_cache(task: Task) -> float:
+    """The same, once all sweeps have been read before."""
+    from udx.train.sweep_cache import SweepCache
+
+    cache = SweepCache(task.folder.with_name("sweep-cache"))
+    draw_all(task, cache)
+    return draw_all(task, cache)
+
+
+def draw_all(task: Task, read: ReadSweeps) -> float:
+    """Seconds a batch of the loader."""
     from udx.train.batch import KeyFrames, make_loader
 
     config = task.config
     teacher_spec = RECIPES[config.recipe]("fusion").detector.spec if task.teacher else None
     spec, augmentation = config.detector.spec, config.train.augmentation
-    dataset = KeyFrames(keyframes_of(task), spec, teacher_spec, augmentation, with_depth=config.loss.depth > 0)
+    dataset = KeyFrames(
+        keyframes_of(task), spec, teacher_spec, augmentation, with_depth=config.loss.depth > 0, read=read
+    )
     loader, _ = make_loader(dataset, config.train.batch_size, config.train.workers, seed=0, drop_last=True)
     batches: Iterator[Any] = iter(loader)
     next(batches)
@@ -147,7 +165,12 @@ def loader_alone(task: Task) -> float:
 def measure(task: Task) -> dict[str, float]:
     """Samples a second of all three, and the peak memory of the training and what it needs."""
     size = task.config.train.batch_size
-    measures = {"loader": loader_alone, "training": training, "model": model_alone}
+    measures = {
+        "loader": loader_alone,
+        "sweep_cache": loader_with_sweep_cache,
+        "training": training,
+        "model": model_alone,
+    }
     rates = {f"{name}_samples_per_s": size / seconds_a_step(task) for name, seconds_a_step in measures.items()}
     return {**rates, "memory_mib": peak_memory_mib()}
 
@@ -215,8 +238,10 @@ def main(recipe: str, root: Path | None, steps: int, overrides: tuple[str, ...],
         "modes": rows,
     }
     write_json(json_file or RESULTS / f"train_speed_{device}.json", result)
-    header = ["trained", "model, samples/s", "training, samples/s", "loader, samples/s", "peak memory, MiB"]
-    columns = ("model_samples_per_s", "training_samples_per_s", "loader_samples_per_s", "memory_mib")
+    header = ["trained", "model, samples/s", "training, samples/s", "loader, samples/s", "sweep cache, samples/s",
+              "peak memory, MiB"]  # fmt: skip
+    columns = ("model_samples_per_s", "training_samples_per_s", "loader_samples_per_s", "sweep_cache_samples_per_s",
+               "memory_mib")  # fmt: skip
     cells = [[mode, *(f"{row[name]:.1f}" for name in columns)] for mode, row in rows.items()]
     table(f"{recipe} on {device}", header, cells)
     say("memory is the device's on CUDA, else the process's, its libraries included")

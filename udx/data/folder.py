@@ -21,6 +21,7 @@ from udx.data.spec import CameraSpec, SensorSpec
 from udx.errors import UdxError
 from udx.geometry import CameraRig
 from udx.geometry.arrays import FloatArray
+from udx.geometry.se3 import linear_inverse
 
 IMAGES: Final = (".jpg", ".jpeg", ".png")
 POINTS: Final = (".bin", ".npy")
@@ -168,5 +169,5 @@ def _file_T_network(camera: CameraSpec, images: list[Path]) -> FloatArray:
     transforms = []
     for path in images:
         with opened(path) as image:
-            transforms.append(np.linalg.inv(ImageWarp(image.size, target, ImageChange()).new_T_old))
+            transforms.append(linear_inverse(ImageWarp(image.size, target, ImageChange()).new_T_old))
     return np.stack(transforms)

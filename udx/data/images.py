@@ -14,6 +14,7 @@ from PIL import Image
 
 from udx.errors import UdxError
 from udx.geometry.arrays import ByteArray, FloatArray
+from udx.geometry.se3 import linear_inverse
 
 MAX_IMAGE_PIXELS: Final = 64 * 2**20
 EDGE_TOLERANCE_PX: Final = 1e-6
@@ -84,7 +85,7 @@ class ImageWarp:
         if self.change.rotation_rad:
             # Pillow's coordinates are whole at pixel edges, and it asks where an output pixel comes from.
             edges = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
-            old_T_new = edges @ np.linalg.inv(self._rotation()) @ np.linalg.inv(edges)
+            old_T_new = edges @ linear_inverse(self._rotation()) @ linear_inverse(edges)
             warped = warped.transform(
                 self.target, Image.Transform.AFFINE, tuple(old_T_new[:2].ravel()), Image.Resampling.BILINEAR
             )
