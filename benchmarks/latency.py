@@ -22,6 +22,7 @@ import onnx
 import torch
 from torch import nn
 
+from udx.config import with_override
 from udx.console import phases, say, table, ticking
 from udx.data.dataset import default_splits
 from udx.data.nuscenes import load_keyframes, open_dataroot
@@ -115,6 +116,8 @@ HEADER = ["format", "network, ms", "p90", "end to end, ms", "× torch", "process
 
 def untrained_run(config: RunConfig, folder: Path) -> Run:
     """A run as a training leaves it, of a detector with random weights of a fixed seed."""
+    if config.detector.camera is not None:
+        config = with_override(config, "detector.camera.pretrained=null")
     torch.manual_seed(0)
     detector = Detector(config.detector)
     spec = config.detector.spec
