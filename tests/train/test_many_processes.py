@@ -66,7 +66,7 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(alone, togethe
     ones, twos = read_log(alone.log), read_log(together.log)
     assert [line["step"] for line in twos] == [line["step"] for line in ones] == list(range(1, 7))
     terms = ones[0].keys() - {"seconds", "memory_mb", "gradient_norm", "dropped_points"}
-    assert {"loss", "feature", "relation", "response", "depth", "heatmap", "detection"} <= terms
+    assert {"loss", "feature", "spread", "relation", "response", "depth", "heatmap", "detection"} <= terms
     for one, two in zip(ones, twos, strict=True):
         expected = pytest.approx({name: one[name] for name in terms}, rel=1e-5, abs=1e-5)
         assert {name: two[name] for name in terms} == expected

@@ -18,6 +18,7 @@ from udx.data.nuscenes import load_keyframes, open_dataroot
 from udx.train.acceleration import join_processes
 from udx.train.examiner import Examiner
 from udx.train.loop import Job, train
+from udx.train.objectives.feature import Feature
 from udx.train.run import Run
 
 SAMPLES_PER_STEP = 2
@@ -34,10 +35,11 @@ def job_of(root: Path, run: Run, teacher: Run, **more) -> Job:
     # Adam makes steps of one size out of gradients that are nothing but rounding errors: with small steps the weights
     # stay together, and what is compared is the gradient itself.
     optimiser = dataclasses.replace(config.train.optimiser, learning_rate=1e-6)
+    objectives = {**config.distillation.objectives, "spread": Feature(weight=0.1, normalise=True)}
     config = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, optimiser=optimiser, gradient_norms_every=0),
-        distillation=dataclasses.replace(config.distillation, ramp=0.0),
+        distillation=dataclasses.replace(config.distillation, objectives=objectives, ramp=0.0),
     )
     examiner = Examiner(nusc, "val", load_keyframes(nusc, "val", max_sweeps=1), config)
     return Job(

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from udx.models.taps import EncoderTaps
+from udx.processes import mean_over_processes
 from udx.train.averages import RunningMean
-from udx.train.losses import EPS, box_features, feature_distance
+from udx.train.losses import EPS, at_least_float32, box_features, feature_distance
 from udx.train.objectives.base import (
     GridPair,
     Lesson,
@@ -62,8 +63,8 @@ class FeatureObjective(Objective):
 
     def _spread(self, variance: RunningMean, teacher_N9C: Float[Tensor, "N 9 C"]) -> Float[Tensor, " C"]:
         if self.training:
-            centred_N9C = teacher_N9C - teacher_N9C.mean(dim=(0, 1))
-            variance.observe(centred_N9C.square().mean(dim=(0, 1)), valid=len(teacher_N9C) > 0)
+            points_PC = at_least_float32(teacher_N9C.detach().flatten(0, 1))
+            variance.observe(_mean(torch.square(points_PC - _mean(points_PC))))
         spread_C = variance.value.sqrt()
         return spread_C.clamp_min(LEAST_SPREAD * spread_C.mean()) + EPS
 
@@ -84,3 +85,10 @@ class Feature(ObjectiveConfig):
     def build(self, pair: Pair) -> FeatureObjective:
         """Build the objective between two detectors."""
         return FeatureObjective(pair, normalise=self.normalise, ema_decay=self.ema_decay)
+
+
+def _mean(points_PC: Float[Tensor, "P C"]) -> Float[Tensor, " C"]:
+    """Mean over the points of all processes; not finite where there are none."""
+    number = points_PC.new_tensor([float(len(points_PC))])
+    means = mean_over_processes(torch.cat([points_PC.sum(dim=0), number]))
+    return means[:-1] / means[-1]
