@@ -27,7 +27,11 @@ MODALITIES: tuple[Modality, ...] = ("cam", "lidar", "fusion")
 
 
 def config_of(recipe: str, modality: Modality) -> DetectorConfig:
-    return tiny_detector(modality) if recipe == "tiny" else RECIPES[recipe](modality).detector
+    if recipe == "tiny":
+        return tiny_detector(modality)
+    config = RECIPES[recipe](modality).detector
+    # Weights are random, and no hub is asked for others.
+    return dataclasses.replace(config, camera=config.camera and dataclasses.replace(config.camera, pretrained=None))
 
 
 def random_detector(config: DetectorConfig, frame: Mapping[str, np.ndarray] | None = None, seed: int = 0) -> Detector:

@@ -48,4 +48,5 @@ def decode(heads: HeadMaps, grid: BevGrid, max_boxes: int) -> DecodedBoxes:
     yaw = torch.atan2(heading[..., 0], heading[..., 1])
     boxes_BK9 = torch.cat([torch.stack([x, y], -1), z, log_size.clamp(-3, 4).exp(), yaw[..., None], velocity], -1)
     assert heat.shape[1] == len(CLASSES)
-    return DecodedBoxes(boxes_BK9, scores_BK, labels_BK)
+    # ONNX Runtime's sigmoid of a large logit may be the next number above 1.
+    return DecodedBoxes(boxes_BK9, scores_BK.clamp(max=1), labels_BK)

@@ -28,57 +28,56 @@ _udx = onnxscript.values.Opset(DOMAIN, VERSION)
 @onnxscript.script(_udx, default_opset=op)
 def UdxBevPool(depth, context, point_index, cell_offsets):  # type: ignore[no-untyped-def]  # noqa: D103
     batch = op.Shape(depth, start=0, end=1)
-    bins = op.Shape(depth, start=2, end=3)
     pixels = op.Mul(op.Shape(depth, start=3, end=4), op.Shape(depth, start=4, end=5))
+    points = op.Mul(op.Shape(depth, start=2, end=3), pixels)
+    cameras = op.Shape(depth, start=1, end=2)
     channels = op.Shape(context, start=4, end=5)
     slots = op.Shape(point_index, start=1, end=2)
     cells = op.Sub(op.Shape(cell_offsets, start=1, end=2), op.Constant(value_ints=[1]))
-    some = op.Constant(value_ints=[-1])
+    zero, one, some = op.Constant(value_ints=[0]), op.Constant(value_ints=[1]), op.Constant(value_ints=[-1])
+    # The slots of every cell, of all samples in one row.
+    sample = op.Range(op.Constant(value_int=0), op.Squeeze(batch), op.Constant(value_int=1))
+    kept = op.Clip(op.Cast(cell_offsets, to=7), op.Constant(value_int=0), op.Squeeze(slots))
+    offsets = op.Add(kept, op.Unsqueeze(op.Mul(sample, slots), one))
+    begins = op.Reshape(op.Slice(offsets, zero, some, one), some)
+    ends = op.Reshape(op.Slice(offsets, one, op.Constant(value_ints=[9223372036854775807]), one), some)
+    # A cell's slots are cut into chunks of sixteen lanes, the last of which is padded, and all chunks are summed at
+    # once, lane by lane: what is left to scatter is a tenth.
+    size = op.Constant(value_ints=[16])
+    chunks = op.Div(op.Add(op.Max(op.Sub(ends, begins), zero), op.Sub(size, one)), size)
+    chunks_end = op.CumSum(chunks, op.Constant(value_int=0))
+    chunks_begin = op.Sub(chunks_end, chunks)
+    number = op.ReduceMax(op.Concat(chunks_end, zero, axis=0), keepdims=1)
+    # The cell of every chunk is the last one that begins there: cells without a chunk come before it.
+    begun = op.ScatterElements(
+        op.Expand(zero, op.Add(number, one)), chunks_begin, op.Expand(one, op.Shape(chunks_begin)), reduction="add"
+    )
+    cell = op.Sub(op.Slice(op.CumSum(begun, op.Constant(value_int=0)), zero, number), one)
+    chunk = op.Range(op.Constant(value_int=0), op.Squeeze(number), op.Constant(value_int=1))
+    within = op.Mul(op.Sub(chunk, op.Gather(chunks_begin, cell)), size)
+    lane = op.Range(op.Constant(value_int=0), op.Squeeze(size), op.Constant(value_int=1))
+    slot = op.Add(op.Unsqueeze(op.Add(op.Gather(begins, cell), within), one), lane)
+    filled = op.Less(slot, op.Unsqueeze(op.Gather(ends, cell), one))
     # Depth and context of the point in every slot; point index is flat in (camera, bin, row, column).
-    point = op.Cast(point_index, to=7)
-    pixel = op.Add(op.Mul(op.Div(point, op.Mul(bins, pixels)), pixels), op.Mod(point, pixels))
-    weight = op.GatherElements(op.Reshape(op.Cast(depth, to=1), op.Concat(batch, some, axis=0)), point, axis=1)
-    features = op.Reshape(op.Cast(context, to=1), op.Concat(batch, some, channels, axis=0))
-    taken = op.GatherND(features, op.Unsqueeze(pixel, op.Constant(value_ints=[2])), batch_dims=1)
-    # The cell of every slot: how many cells have ended before it. Padding comes out behind the last cell,
-    # and adds zeros to the first.
-    ends = op.Slice(
-        op.Cast(cell_offsets, to=7),
-        op.Constant(value_ints=[1]),
-        op.Constant(value_ints=[9223372036854775807]),
-        op.Constant(value_ints=[1]),
+    every_point = op.Reshape(op.Cast(point_index, to=7), some)
+    point = op.Gather(every_point, op.Where(filled, slot, op.Unsqueeze(op.Gather(begins, cell), one)))
+    own_sample = op.Mul(op.Unsqueeze(op.Div(cell, cells), one), cameras)
+    depths = op.Reshape(op.Cast(depth, to=1), some)
+    features = op.Reshape(op.Cast(context, to=1), op.Concat(some, channels, axis=0))
+    weight = op.Where(
+        filled, op.Gather(depths, op.Add(point, op.Mul(own_sample, points))), op.Constant(value_float=0.0)
     )
-    ended = op.ScatterElements(
-        op.Expand(op.Constant(value_ints=[0]), op.Concat(batch, op.Add(slots, op.Constant(value_ints=[1])), axis=0)),
-        ends,
-        op.Expand(op.Constant(value_ints=[1]), op.Shape(ends)),
-        axis=1,
-        reduction="add",
-    )
-    cell = op.Slice(
-        op.CumSum(ended, op.Constant(value_int=1)),
-        op.Constant(value_ints=[0]),
-        slots,
-        op.Constant(value_ints=[1]),
-    )
-    sample = op.Unsqueeze(
-        op.Range(op.Constant(value_int=0), op.Squeeze(batch), op.Constant(value_int=1)), op.Constant(value_ints=[1])
-    )
-    in_cell = op.Less(cell, cells)
-    own_row = op.Add(op.Where(in_cell, cell, op.Constant(value_int=0)), op.Mul(sample, cells))
-    row = op.Reshape(own_row, op.Constant(value_ints=[-1, 1]))
-    lifted = op.Mul(taken, op.Unsqueeze(weight, op.Constant(value_ints=[2])))
-    counted = op.Where(op.Unsqueeze(in_cell, op.Constant(value_ints=[2])), lifted, op.Constant(value_float=0.0))
-    terms = op.Reshape(counted, op.Concat(some, channels, axis=0))
-    summed = op.ScatterElements(
-        op.Expand(op.Constant(value_floats=[0.0]), op.Concat(op.Mul(batch, cells), channels, axis=0)),
-        op.Expand(row, op.Shape(terms)),
-        terms,
-        axis=0,
-        reduction="add",
-    )
-    pooled = op.Reshape(summed, op.Concat(batch, cells, channels, axis=0))
-    return op.CastLike(pooled, context)
+    pixel = op.Add(op.Mul(op.Add(op.Div(point, points), own_sample), pixels), op.Mod(point, pixels))
+    total = op.Expand(op.Constant(value_floats=[0.0]), op.Concat(number, channels, axis=0))
+    for lane_index in range(16):
+        taken = op.Gather(features, op.Gather(pixel, lane_index, axis=1))
+        total = op.Add(total, op.Mul(taken, op.Unsqueeze(op.Gather(weight, lane_index, axis=1), one)))
+    # One dimension, because ScatterElements takes twice as long for two.
+    channel = op.Range(op.Constant(value_int=0), op.Squeeze(channels), op.Constant(value_int=1))
+    place = op.Reshape(op.Add(op.Unsqueeze(op.Mul(cell, channels), one), channel), some)
+    empty = op.Expand(op.Constant(value_floats=[0.0]), op.Mul(op.Mul(batch, cells), channels))
+    pooled = op.ScatterElements(empty, place, op.Reshape(total, some), reduction="add")
+    return op.CastLike(op.Reshape(pooled, op.Concat(batch, cells, channels, axis=0)), context)
 
 
 @onnxscript.script(_udx, default_opset=op)  # type: ignore[untyped-decorator]

@@ -18,6 +18,9 @@ from udx.launch import Launch
 Array = NDArray[Any]
 Constants = Mapping[str, Any]
 
+LANES: Final = 16
+"""Slots in a chunk of ``bev_pool``."""
+
 LARGEST: Final = np.finfo(np.float32).max
 """Neither NaN nor an infinity is at most this."""
 
@@ -40,28 +43,40 @@ def require_kernels(launches: Sequence[Launch], source: str) -> None:
 
 
 def bev_pool(inputs: Sequence[Array], outputs: Sequence[Array], constants: Constants) -> None:
-    """Depth × context of every frustum point, summed per cell; a slot with an impossible index adds nothing."""
+    """Depth × context of every frustum point, summed per cell; a slot with an impossible index adds nothing.
+
+    As in the function body, a cell's slots are cut into chunks of ``LANES``, and all chunks are summed lane by lane.
+    """
     for depth, context, point_index, cell_offsets, pooled in zip(*inputs, *outputs, strict=True):
         slots = len(point_index)
         begin = np.clip(cell_offsets[:-1], 0, slots).astype(np.int64)
         counts = np.maximum(np.clip(cell_offsets[1:], 0, slots) - begin, 0)
-        # The most crowded cells first: those that have an n-th point are then always the first few.
-        order = np.argsort(-counts, kind="stable")
-        having = np.searchsorted(-counts[order], -np.arange(counts.max(initial=0)), side="left")
+        chunks = -(-counts // LANES)
+        first_chunk = np.cumsum(chunks) - chunks
+        cell = np.repeat(np.arange(len(counts)), chunks)
+        first = begin[cell] + LANES * (np.arange(len(cell)) - first_chunk[cell])
+        sums = np.zeros((len(cell), pooled.shape[-1]), np.float32)
+        for slot in (first + lane for lane in range(LANES)):
+            filled = slot < (begin + counts)[cell]
+            point = point_index[np.where(filled, slot, begin[cell])]
+            sums += _lifted(depth.reshape(-1), context.reshape(-1, context.shape[-1]), point, filled, constants)
+        # The cells of most chunks first: those that have an n-th chunk are then always the first few.
+        order = np.argsort(-chunks, kind="stable")
+        having = np.searchsorted(-chunks[order], -np.arange(chunks.max(initial=0)), side="left")
         total = np.zeros(pooled.shape, np.float32)
         for rank, cells in enumerate(having):
-            point = point_index[begin[order[:cells]] + rank]
-            total[:cells] += _lifted(depth.reshape(-1), context.reshape(-1, context.shape[-1]), point, constants)
+            total[:cells] += sums[first_chunk[order[:cells]] + rank]
         pooled[order] = total.astype(pooled.dtype)
 
 
-def _lifted(depth_P: Array, context_RC: Array, point: Array, constants: Constants) -> Array:
-    """Depth × context (len(point), C) of points, in FP32; zero for an index that is no point's."""
+def _lifted(depth_P: Array, context_RC: Array, point: Array, filled: Array, constants: Constants) -> Array:
+    """Depth × context (len(point), C) of points, in FP32; zero where not filled, or for an index that is no point's."""
     bins, pixels = constants["BINS"], constants["PIXELS"]
     real = (point >= 0) & (point < constants["POINTS"])
     known = np.where(real, point, 0)
     pixel = known // (bins * pixels) * pixels + known % pixels
-    product = depth_P[known].astype(np.float32)[:, None] * context_RC[pixel].astype(np.float32)
+    weight = np.where(filled & real, depth_P[known].astype(np.float32), np.float32(0))
+    product: Array = weight[:, None] * context_RC[pixel].astype(np.float32)
     return product if real.all() else np.where(real[:, None], product, np.float32(0))
 
 
