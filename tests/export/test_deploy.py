@@ -18,8 +18,8 @@ FEEDS_NOTHING = "camera.backbone.encoder.stages.3."
 
 OPERATORS = {
     "Add", "And", "Atan", "Cast", "Clip", "Concat", "Conv", "ConvTranspose", "Div", "Equal", "Exp", "Expand", "Gather",
-    "GatherElements", "GatherND", "Gemm", "Greater", "IsNaN", "Less", "MaxPool", "Min", "Mod", "Mul", "ReduceMean", "Relu",
-    "Reshape", "Resize", "Sigmoid", "Softmax", "Split", "Sub", "TopK", "Transpose", "Unsqueeze", "Where",
+    "GatherElements", "GatherND", "Gemm", "Greater", "IsNaN", "Less", "MaxPool", "Min", "Mod", "Mul", "ReduceMean",
+    "Relu", "Reshape", "Resize", "Sigmoid", "Softmax", "Split", "Sub", "TopK", "Transpose", "Unsqueeze", "Where",
     "UdxBevPool", "UdxVoxelCells", "UdxVoxelSums", "UdxPillarFeatures", "UdxPillarClear", "UdxPillarMax",
 }  # fmt: skip
 FOREIGN = re.compile("teacher|adapter|distill|objective|loss|lesson|norm|batch|moment|target|supervis", re.IGNORECASE)

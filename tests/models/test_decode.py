@@ -1,11 +1,14 @@
 """Targets and decoding are each other's inverse: what is drawn into the maps comes out as the same boxes."""
 
+import io
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from udx.geometry import CLASSES, BevGrid
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS
@@ -82,3 +85,23 @@ def test_no_boxes_give_empty_maps():
     targets = make_targets([torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.long)], GRID)
     assert targets.heatmap_BKHW.shape == (1, 10, 32, 128)
     assert not targets.heatmap_BKHW.any()
+
+
+class Scores(nn.Module):
+    def forward(self, heatmap_BKHW, regression_BRHW):
+        return decode(HeadMaps(heatmap_BKHW, regression_BRHW), GRID, max_boxes=200).scores_BK
+
+
+def test_no_score_of_an_export_is_above_one():
+    """ONNX Runtime's sigmoid (1.32) rounds some logits around 17.8 up to the number after 1."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rows, columns = GRID.shape
+    heatmap = torch.linspace(17, 18.5, len(CLASSES) * rows * columns).reshape(1, len(CLASSES), rows, columns)
+    heatmap[0, 0, 0, 0] = 17.844
+    regression = torch.zeros(1, len(TASKS) * REGRESSION_CHANNELS, rows, columns)
+    file = io.BytesIO()
+    program = torch.onnx.export(Scores().eval(), (heatmap, regression), dynamo=True, verbose=False)
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    (scores,) = session.run(None, {"heatmap_bkhw": heatmap.numpy(), "regression_brhw": regression.numpy()})
+    assert 0.9999 < scores.max() <= 1
