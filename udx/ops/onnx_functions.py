@@ -7,8 +7,8 @@ and in both the second gets what the first cleared as its last input, for the pl
 functions know nothing of that; together they compute what the torch operators compute, and a test holds them to it.
 
 Sums and maxima are taken with ScatterElements, in one dimension, for which it needs half the time of two. ScatterND
-would need smaller indices, but ONNX Runtime's CPU kernel (seen in 1.32) runs its reductions in several threads without a
-lock: where two points of a cell meet, one is lost now and then, and the same frame gives other boxes.
+would need smaller indices, but ONNX Runtime's CPU kernel (seen in 1.32) runs its reductions in several threads without
+a lock: where two points of a cell meet, one is lost now and then, and the same frame gives other boxes.
 """
 
 from typing import Final
