@@ -2,8 +2,8 @@
 
 Each takes a kernel's inputs, its outputs to write into, and the constants of its launch, and does what the kernel
 does, rounding by rounding and guard by guard: the torch references and the Triton kernels are what it is held to.
-Integers and maxima come out bit for bit; ``bev_pool`` adds in the order of its index, as ONNX Runtime adds the
-function body. An output that is written in place is the very memory of an input, here as there.
+Integers and maxima come out bit for bit; ``bev_pool`` adds in the order in which ONNX Runtime adds the function body,
+chunk by chunk of the index. An output that is written in place is the very memory of an input, here as there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
