@@ -16,7 +16,7 @@ VERBS = {
     "data check": {"--version", "--files", "--json"},
     "train": {
         "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
-        "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run", "--json",
+        "--sweep-cache", "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run", "--json",
     },
     "runs": {"--json"},
     "replay": {"--json"},
