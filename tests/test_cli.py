@@ -16,7 +16,8 @@ VERBS = {
     "data check": {"--version", "--files", "--json"},
     "train": {
         "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
-        "--sweep-cache", "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run", "--json",
+        "--sweep-cache", "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run",
+        "--json",
     },
     "runs": {"--json"},
     "replay": {"--json"},
