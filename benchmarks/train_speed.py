@@ -34,7 +34,14 @@ from udx.train.recipes import RECIPES, RunConfig
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP_STEPS = 2
-MODES = {"teacher": ("fusion", None), "student": ("cam", None), "distilled student": ("cam", "fusion")}
+LOADED_SAMPLES = 48
+"""What the loader is timed over, at least: workers that read ahead hide how fast a few samples come."""
+MODES = {
+    "teacher": ("fusion", None),
+    "LiDAR detector": ("lidar", None),
+    "student": ("cam", None),
+    "distilled student": ("cam", "fusion"),
+}
 """What is trained, and who teaches it."""
 
 
@@ -58,12 +65,12 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def keyframes_of(task: Task) -> Any:
+def keyframes_of(task: Task, at_least: int = 0) -> Any:
     """As many keyframes as the steps need, the world's over and over."""
     sensors = [RECIPES[task.config.recipe](name).detector.spec for name in ("cam", "fusion")]  # type: ignore[arg-type]
     sweeps = max(spec.lidar.sweeps for spec in sensors if spec.lidar)
     few = load_keyframes(open_dataroot(task.world), "train", max_sweeps=sweeps)
-    needed = (task.steps + WARM_UP_STEPS + 1) * task.config.train.batch_size
+    needed = max((task.steps + WARM_UP_STEPS + 1) * task.config.train.batch_size, at_least)
     return (few * -(-needed // len(few)))[:needed]
 
 
@@ -151,9 +158,8 @@ def draw_all(task: Task, read: ReadSweeps) -> float:
     config = task.config
     teacher_spec = RECIPES[config.recipe]("fusion").detector.spec if task.teacher else None
     spec, augmentation = config.detector.spec, config.train.augmentation
-    dataset = KeyFrames(
-        keyframes_of(task), spec, teacher_spec, augmentation, with_depth=config.loss.depth > 0, read=read
-    )
+    keyframes, with_depth = keyframes_of(task, LOADED_SAMPLES), config.loss.depth > 0 and spec.camera is not None
+    dataset = KeyFrames(keyframes, spec, teacher_spec, augmentation, with_depth=with_depth, read=read)
     loader, _ = make_loader(dataset, config.train.batch_size, config.train.workers, seed=0, drop_last=True)
     batches: Iterator[Any] = iter(loader)
     next(batches)
@@ -190,9 +196,10 @@ def without_weights(config: RunConfig, overrides: tuple[str, ...]) -> RunConfig:
     """The recipe as a benchmark needs it: one epoch, no pretrained weights, nothing inherited, FP32 or native BF16."""
     from udx.train.job import native_precision
 
-    settings = ("train.epochs=1", "detector.camera.pretrained=null", "train.gradient_norms_every=0",
-                "train.class_balanced=false", "distillation.inherit=nothing",
-                f"train.precision={native_precision()}")  # fmt: skip
+    settings = ["train.epochs=1", "train.gradient_norms_every=0", "train.class_balanced=false",
+                "distillation.inherit=nothing", f"train.precision={native_precision()}"]  # fmt: skip
+    if config.detector.camera is not None:
+        settings.append("detector.camera.pretrained=null")
     for assignment in (*settings, *overrides):
         config = with_override(config, assignment)
     return config
@@ -217,7 +224,7 @@ def main(recipe: str, root: Path | None, steps: int, overrides: tuple[str, ...],
             with bar("rendering") as tick:
                 spec = WorldSpec(scenes=2, samples=6, sweeps=2, val_fraction=0.5)
                 write_world(world, spec, progress=lambda done, total: tick(done, total, ""))
-        configs = {name: without_weights(RECIPES[recipe](name), overrides) for name in ("cam", "fusion")}  # type: ignore[arg-type]
+        configs = {name: without_weights(RECIPES[recipe](name), overrides) for name in ("cam", "lidar", "fusion")}  # type: ignore[arg-type]
         teacher = fresh_teacher(configs["fusion"], folder / "teacher")
         with bar("measuring") as tick:
             for done, (mode, (student, taught_by)) in enumerate(MODES.items()):
