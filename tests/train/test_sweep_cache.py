@@ -9,6 +9,7 @@ import pytest
 
 from tests.mutations import mutations
 from udx.data.load import read_sweeps
+from udx.data.nuscenes import load_keyframes
 from udx.errors import UdxError
 from udx.train import sweep_cache as module
 from udx.train.sweep_cache import SweepCache
@@ -16,9 +17,7 @@ from udx.train.sweep_cache import SweepCache
 
 @pytest.fixture
 def several(world_root):
-    """A keyframe with several sweeps, in files of its own."""
-    from udx.data.nuscenes import load_keyframes
-
+    """The keyframe with the most sweeps."""
     return max(load_keyframes(world_root, "train"), key=lambda keyframe: len(keyframe.sweeps))
 
 
@@ -93,7 +92,7 @@ def test_a_damaged_file_is_written_anew(several, tmp_path, reads):
         # Of what the header says nothing can be known of the numbers behind it; those are left alone.
         file.write_bytes(damaged + whole[header:] if damaged not in damages[-4:] else damaged)
         found = cache(several, 10)
-        assert [one.shape for one in found] == [one.shape for one in expected] or same(found, expected)
+        assert [one.shape for one in found] == [one.shape for one in expected]
         assert all(one.dtype == np.float32 for one in found)
         file.write_bytes(whole)
     assert len(reads) > 100
