@@ -16,7 +16,7 @@ from typing import Any
 import click
 from latency import untrained_run, write_exports
 
-from udx.console import console, say, ticking
+from udx.console import present, say, ticking
 from udx.entry import run_command
 from udx.errors import UdxError
 from udx.files import write_json
@@ -73,7 +73,7 @@ def compare(title: str, engine: Path, against: Path, protocol: Protocol) -> Benc
     """Measure, and show what was found."""
     with ticking(title) as tick:
         report = bench(engine, against=against, threads=1, protocol=protocol, progress=tick)
-    console.print(terminal(report))
+    present(terminal(report))
     if report.stopped:
         raise UdxError(f"{title}: the measurement ended early: {report.stopped}; run it again")
     return report

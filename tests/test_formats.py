@@ -81,13 +81,15 @@ def test_the_table_and_the_page_have_figures_or_the_reason() -> None:
     rows = (
         Row(name="ONNX FP32", bytes=2**21, metrics=METRICS, network=summary, end_to_end=summary),
         Row(name="tensorrt FP16", reason="no <NVIDIA> driver is installed"),
+        Row(name="tensorrt INT8", reason="no <NVIDIA> driver is installed"),
     )
     now = conditions()
     found = Comparison(
         run="r", split="val", rows=rows, blocks=2, protocol=Protocol(), before=now, after=now, stopped=None
     )
-    assert rows[0].cells() == ["ONNX FP32", "2.0", "0.2500", "0.5000", "10.05", "10.10", ""]
-    assert rows[1].cells() == ["tensorrt FP16", "", "", "", "", "", "no <NVIDIA> driver is installed"]
+    assert rows[0].cells() == ["ONNX FP32", "2.0", "25.00", "50.00", "10.05", "10.10"]
+    assert rows[1].cells() == ["tensorrt FP16", "–", "–", "–", "–", "–"]
+    assert found.reasons() == ["tensorrt FP16, tensorrt INT8: no <NVIDIA> driver is installed"]
     page = formats_page(found)
     assert "no &lt;NVIDIA&gt; driver is installed" in page and "ONNX FP32" in page
     plain = found.to_json()

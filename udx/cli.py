@@ -330,7 +330,7 @@ def bench(
 ) -> None:
     """Measure an engine's latency; with --against, prove whether two engines cost the same."""
     from udx.commands import bench_engine, bench_run
-    from udx.console import console, phases, table, ticking
+    from udx.console import phases, present, say, table, ticking
     from udx.files import write_json, write_text
     from udx.runtime.bench import write_report
     from udx.runtime.show import terminal
@@ -346,12 +346,14 @@ def bench(
         if html_file:
             write_text(html_file, formats_page(found))
         table(f"{found.run} on split {found.split}", HEADER, [row.cells() for row in found.rows])
+        for line in found.reasons():
+            say(line)
         stopped = found.stopped
     else:
         assert engine is not None
         report = bench_engine(engine, ticking=ticking, **request)
         write_report(report, json=json_file, html=html_file)
-        console.print(terminal(report))
+        present(terminal(report))
         stopped = report.stopped
     if stopped:
         raise UdxError(f"the measurement ended early: {stopped}; what was measured is in the report")

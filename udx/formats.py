@@ -98,20 +98,19 @@ class Row:
         }
 
     def cells(self) -> list[str]:
-        """As the terminal's table shows them."""
+        """As the terminal's table shows them; a reason is told below it, by ``reasons``."""
         if self.network is None:
-            return [self.name, *[""] * 5, self.reason or ""]
-        figures = (self.metrics.mean_ap, self.metrics.nds) if self.metrics else ()
+            return [self.name, *["–"] * 5]
+        figures = (self.metrics.mean_ap, self.metrics.nds) if self.metrics else (None, None)
         return [
             self.name,
             f"{(self.bytes or 0) / 2**20:.1f}",
-            *(f"{value:.4f}" for value in figures),
+            *("–" if value is None else f"{100 * value:.2f}" for value in figures),
             *(f"{value:.2f}" for value in (self.network.median, self.network.p99)),
-            "",
         ]
 
 
-HEADER = ["format", "MiB", "mAP", "NDS", "median, ms", "p99, ms", "why not"]
+HEADER = ["format", "MiB", "mAP, %", "NDS, %", "median, ms", "p99, ms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +125,14 @@ class Comparison:
     before: Conditions
     after: Conditions
     stopped: str | None
+
+    def reasons(self) -> list[str]:
+        """Why formats have no figures, as sentences; formats with one reason share a sentence."""
+        names: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.reason:
+                names.setdefault(row.reason, []).append(row.name)
+        return [f"{', '.join(those)}: {reason}" for reason, those in names.items()]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the machine that it was measured on."""
@@ -145,15 +152,14 @@ class Comparison:
 
 def formats_page(comparison: Comparison) -> str:
     """The comparison as one self-contained HTML document."""
-    rows = [row.cells()[:-1] for row in comparison.rows if row.network]
+    rows = [row.cells() for row in comparison.rows if row.network]
     bars = {row.name: {"network": row.network.median} for row in comparison.rows if row.network}
-    missing = [f"{row.name}: {row.reason}" for row in comparison.rows if row.reason]
     machine = environment()
     about = f"Run {comparison.run}, split {comparison.split}; {machine.cpu}, {machine.cores} cores"
     sections = [
-        html.Section("Side by side", html.table(HEADER[:-1], rows)),
+        html.Section("Side by side", html.table(HEADER, rows)),
         html.Section("Network, median", html.figure(svg.bars_svg(bars)), half=True),
-        html.Section("What does not run here, and why", html.bullets(missing), half=True),
+        html.Section("What does not run here, and why", html.bullets(comparison.reasons()), half=True),
     ]
     return html.page("One detector in every format", sections, lead=html.paragraph(about, soft=True))
 

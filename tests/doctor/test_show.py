@@ -1,6 +1,6 @@
 """The diagnosis on a terminal."""
 
-from tests.doctor.test_verdicts import NO_DRIVER, everything, machine
+from tests.doctor.test_verdicts import ABSENT, NO_DRIVER, everything, machine
 from udx.doctor.show import cures, show
 from udx.doctor.verdicts import diagnose
 
@@ -27,3 +27,10 @@ def test_what_has_one_cause_is_said_once():
         "cannot run onnxruntime-cuda, build tensorrt, run tensorrt, run tensorrt-rtx, use pycuda"
     )
     assert lines[1].startswith("    sudo ubuntu-drivers install")
+
+
+def test_a_command_that_mends_several_things_is_said_once():
+    lines = list(cures(diagnose(machine(versions={"udx": "0.1.0"}), everything(driver=NO_DRIVER, triton=ABSENT))))
+    commands = [line for line in lines if line.startswith("    ")]
+    assert len(commands) == len(set(commands)) > 1
+    assert lines[-len(commands) :] == commands

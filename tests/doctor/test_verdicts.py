@@ -121,7 +121,7 @@ def test_a_base_install_says_what_to_install():
         "it is not installed, and no NVIDIA driver is installed, and Triton, which compiles the kernels, is not "
         "installed, and torch is not installed"
     )
-    assert said["tensorrt build"].mend[0] == "pip install 'tensorrt>=10.15'"
+    assert said["tensorrt build"].mend[0] == "pip install 'udx[tensorrt]'"
     assert said["tensorrt-rtx build"].mend[0] == "pip install 'udx[rtx]'"
     assert said["torch"].mend == ("pip install 'udx[train]'",)
     assert said["tensorrt-rtx run"].why == (

@@ -21,6 +21,7 @@ def show(description: Description) -> None:
         "inputs and outputs",
         ["tensor", "", "type", "shape"],
         [[spec.name, way, spec.dtype, shape_of(spec, largest)] for way, spec in rows],
+        texts=("", "type", "shape"),
     )
     for line in (*manifest_lines(description.manifest), *graph_lines(description.structure)):
         say(line)
@@ -36,6 +37,7 @@ def show(description: Description) -> None:
             [item.backend.name, item.backend.version or "–", item.backend.build.verdict, item.backend.run.verdict]
             for item in description.backends
         ],
+        texts=("version", "builds here", "runs here"),
     )
     for item in description.backends:
         say(f"{item.backend.name} {item.reading}")

@@ -17,11 +17,13 @@ def show(diagnosis: Diagnosis) -> None:
             [backend.name, backend.version or "–", backend.build.verdict, backend.run.verdict]
             for backend in diagnosis.backends
         ],
+        texts=("version", "builds here", "runs here"),
     )
     table(
         "libraries",
         ["library", "version", "works"],
         [[library.name, library.version or "–", library.works.verdict] for library in diagnosis.libraries],
+        texts=("version", "works"),
     )
     for line in cures(diagnosis):
         say(line)
@@ -51,15 +53,16 @@ def cures(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def cures_of(backends: Iterable[Backend], libraries: Iterable[Library] = ()) -> Iterator[str]:
-    """Everything that does not work, why, and the commands that mend it; what has one cause is said once."""
+    """Everything that does not work and why, then the commands that mend it, each once."""
     subjects: dict[Answer, list[str]] = {}
     for backend in backends:
         for what, answer in (("build", backend.build), ("run", backend.run)):
             subjects.setdefault(answer, []).append(f"{what} {backend.name}")
     for library in libraries:
         subjects.setdefault(library.works, []).append(f"use {library.name} ({library.needed_for})")
-    for answer, names in subjects.items():
-        if answer.verdict != "yes":
-            lead = "untried: " if answer.verdict == "untried" else "cannot "
-            yield f"{lead}{', '.join(names)}: {answer.why}"
-            yield from (f"    {command}" for command in answer.mend)
+    missing = {answer: names for answer, names in subjects.items() if answer.verdict != "yes"}
+    for answer, names in missing.items():
+        lead = "untried: " if answer.verdict == "untried" else "cannot "
+        yield f"{lead}{', '.join(names)}: {answer.why}"
+    for command in dict.fromkeys(command for answer in missing for command in answer.mend):
+        yield f"    {command}"

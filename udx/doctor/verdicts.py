@@ -8,7 +8,9 @@ from udx.doctor.ask import Probed
 from udx.doctor.diagnosis import YES, Answer, Backend, Diagnosis, Library, all_of, in_turn, no
 from udx.doctor.machine import Machine
 
-INSTALL_DRIVER: Final = "sudo ubuntu-drivers install (in a container: docker run --gpus all)"
+INSTALL_DRIVER: Final = (
+    "sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a container: docker run --gpus all)"
+)
 INSTALL_PYCUDA: Final = "pip install pycuda (it compiles, and needs a CUDA toolkit for that)"
 SHOW_GPU: Final = "unset CUDA_VISIBLE_DEVICES, or go to a machine with an NVIDIA GPU"
 OLDEST_TENSORRT: Final = (10, 15)
@@ -128,7 +130,7 @@ def _onnxruntime_cuda(probed: Probed, machine: Machine, gpu: Answer) -> Backend:
 
 
 def _tensorrt(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer, launcher: Answer) -> Backend:
-    install = "pip install 'tensorrt{}>=10.15'".format("-cu12" if _cuda_major(driver) == 12 else "")
+    install = "pip install 'tensorrt-cu12>=10.15'" if _cuda_major(driver) == 12 else "pip install 'udx[tensorrt]'"
     version = probed.facts.get("version")
     library = _loads(probed, install)
     if version and (not probed.facts["compiled_plugins"] or _older(version, OLDEST_TENSORRT)):

@@ -23,18 +23,14 @@ STAGE_NAMES = {"end_to_end": "end to end", "network_cpu": "processor time"}
 def terminal(report: BenchReport) -> "RenderableType":
     """The report as rich renders it: stages, verdict, warnings."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
+
+    from udx.console import Grid
 
     lines: list[RenderableType] = []
     for name, engine in _engines(report).items():
-        grid = Table(title=f"{name}: latency, ms", title_justify="left", header_style="bold")
-        grid.add_column("")
-        for stage in engine.stages:
-            grid.add_column(stage_name(stage), justify="right")
-        for row in _statistics(engine):
-            grid.add_row(*row)
-        lines.append(grid)
+        header = ("", *map(stage_name, engine.stages))
+        lines.append(Grid(f"{name}: latency, ms", header, tuple(_statistics(engine)), frozenset({""})))
     style = "bold"
     if report.comparison:
         style = {"good": "bold green", "bad": "bold red"}.get(_tone(report.comparison), "bold yellow")
@@ -143,19 +139,15 @@ def _layers_of_proof(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _proof(comparison: Comparison) -> "RenderableType":
     """All that the verdict rests on, as a terminal table."""
-    from rich.table import Table
+    from udx.console import Grid
 
-    grid = Table(title="Engine against the other", title_justify="left", header_style="bold")
-    for name in ("layer of the proof", "difference", "90 % interval", "verdict"):
-        grid.add_column(name, justify="left" if name == "layer of the proof" else "right")
-    for layer, answer in _layers_of_proof(comparison):
-        grid.add_row(layer, "", "", answer)
-    grid.add_section()
+    rows = [(layer, "", "", answer) for layer, answer in _layers_of_proof(comparison)]
     for stage, equivalence in comparison.stages.items():
         for what, ratio in _ratios(stage, equivalence).items():
             verdict = equivalence.verdict if ratio is equivalence.ab else ""
-            grid.add_row(what, f"{100 * (ratio.ratio - 1):+.2f} %", _interval(ratio), verdict)
-    return grid
+            rows.append((what, f"{100 * (ratio.ratio - 1):+.2f} %", _interval(ratio), verdict))
+    header = ("layer of the proof", "difference", "90 % interval", "verdict")
+    return Grid("Engine against the other", header, tuple(rows), frozenset({header[0], "verdict"}))
 
 
 def _ratios(stage: str, equivalence: Equivalence) -> dict[str, Ratio]:

@@ -258,7 +258,7 @@ class Lineup:
 
 def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
     """Train one run and evaluate it on the validation split."""
-    from udx.console import losses_line, say
+    from udx.console import losses_line, tell
 
     config, teacher = lineup.config, lineup.teacher
     modality = config.detector.spec.modality
@@ -270,7 +270,7 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
         def watch(progress: Progress) -> None:
             nonlocal at
             at = progress.step, progress.steps
-            tick(*at, losses_line(progress.losses))
+            tick(*at, f"epoch {progress.epoch + 1} of {progress.epochs}, {losses_line(progress.losses)}")
 
         detector = train(
             Job(
@@ -288,7 +288,7 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
                     detector, lambda done, total: tick(*at, f"evaluating {done}/{total} of {data.val_split}")
                 ),
                 watch=watch,
-                warn=lambda sentence: say(f"warning: {sentence}"),
+                warn=lambda sentence: tell(f"warning: {sentence}"),
             )
         )
     # A run that had come to its end before it was resumed has not been evaluated now.

@@ -23,15 +23,16 @@ def show_rehearsal(rehearsal: Rehearsal) -> None:
 
 def show_runs(rows: Sequence[RunRow]) -> None:
     """Print a table of runs, metrics in %."""
-    header = ["run", "recipe", "student", "teacher", "state", "step", "loss", "mAP", "NDS", "best NDS"]
-    table("runs, mAP and NDS in %", header, [_cells(row) for row in rows])
+    header = ["run", "trains", "state", "step", "loss", "mAP", "NDS", "best NDS"]
+    table("runs, mAP and NDS in %", header, [_cells(row) for row in rows], texts=("trains", "state"))
 
 
 def _cells(row: RunRow) -> list[str]:
     figures = [_percent(value) for value in (row.mAP, row.NDS, row.best_NDS)]
-    loss = "" if row.loss is None else f"{row.loss:.3f}"
-    return [row.folder, row.recipe, row.student, row.teacher or "", row.state, str(row.step), loss, *figures]
+    loss = "–" if row.loss is None else f"{row.loss:.3f}"
+    taught = f" from {row.teacher}" if row.teacher else ""
+    return [row.folder, f"{row.recipe} {row.student}{taught}", row.state, str(row.step), loss, *figures]
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
+    return "–" if share is None else f"{100 * share:.1f}"
