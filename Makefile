@@ -9,7 +9,7 @@ OUT ?= runs/demo
 GPU_PYTHON ?=
 RESULTS ?= benchmarks/results
 
-.PHONY: demo test lint gpu-check clean
+.PHONY: demo test test-tensorrt lint gpu-check clean
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,12 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/pytest
+
+# The plugins in other versions of TensorRT's Python package, with old and new NumPy. With TensorRT's public headers in
+# TENSORRT_INCLUDE a C++ program asks the plugins what a builder asks.
+test-tensorrt: $(STAMP)
+	$(if $(TENSORRT_INCLUDE),UDX_TENSORRT_INCLUDE=$(TENSORRT_INCLUDE)) \
+		$(BIN)/python tests/ops/real_tensorrt/matrix.py $(VENV)/tensorrt
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -102,3 +102,24 @@ def test_a_graph_of_standard_operators_needs_no_plugin():
     graph = model(helper.make_node("Relu", ["x"], ["y"]))
     assert plugin_nodes(graph, PATH) == ()
     assert isinstance(graph, onnx.ModelProto)
+
+
+def test_a_plugin_that_does_not_tell_its_name_is_one_sentence():
+    class Adapter:
+        def get_capability_interface(self, kind):
+            raise RuntimeError("Unable to cast Python instance\nof type IPluginV3")
+
+    class IPluginV3Layer:
+        name, type, plugin = "pool", "plugin v3", Adapter()
+
+    trt = SimpleNamespace(
+        __name__="tensorrt",
+        __version__="11.4.0",
+        LayerType=SimpleNamespace(PLUGIN_V3="plugin v3"),
+        IPluginV3Layer=IPluginV3Layer,
+        PluginCapabilityType=SimpleNamespace(CORE="core"),
+    )
+    network = SimpleNamespace(num_layers=1, get_layer=lambda index: IPluginV3Layer())
+    said = r"does not tell which plugin layer pool runs \(Unable to cast Python instance\)"
+    with pytest.raises(UdxError, match=said):
+        plugin_layers(trt, network)

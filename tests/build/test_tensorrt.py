@@ -338,6 +338,21 @@ def test_a_damaged_plan_in_the_cache_is_built_anew(machine, detector, cache):
     assert build(detector, "third.plan", cache=cache).cached
 
 
+def test_a_timing_cache_that_cannot_be_serialized_hides_no_error(machine, detector, cache, monkeypatch):
+    def fail(self):
+        raise RuntimeError("Unable to serialize timing cache")
+
+    def refuse(self, network, config):
+        self._logger.log(stand_in.Severity.ERROR, "no implementation for node pool")
+
+    monkeypatch.setattr(stand_in.TimingCache, "serialize", fail)
+    built = build(detector, cache=cache)
+    assert any("timing cache was not kept" in warning for warning in built.record.warnings)
+    monkeypatch.setattr(stand_in.Builder, "build_serialized_network", refuse)
+    with pytest.raises(UdxError, match="no implementation for node pool"):
+        build(detector, "other.plan", cache=cache, settings=TensorrtSettings(level=1))
+
+
 def test_timings_add_up_over_builds_and_are_not_taken_from_another_gpu(machine, detector, cache):
     build(detector, cache=cache)
     path = cache.timings("10.15.1.29", GPU)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.ops import homes
 from udx.ops import bev_pool
+from udx.ops.bev_pool import _check
 
 DTYPES = [*itertools.product([torch.float32, torch.float16, torch.bfloat16], repeat=2), (torch.float64,) * 2]
 """Of depth and context; autocast mixes them."""
@@ -197,3 +198,15 @@ def test_kernels_keep_a_bad_plan_from_memory(kernel_home):
 def test_tensors_that_do_not_fit_are_refused(change, said):
     with pytest.raises(ValueError, match=said):
         bev_pool(*change(*random_case(0, dtypes=(torch.float32,) * 2)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "cells", "said"), [(2**26, 4, "context: 2147483648 entries"), (2**20, 2**11, "the map: 2147483648")]
+)
+def test_more_than_32_bits_can_number_is_refused(channels, cells, said):
+    depth = torch.empty(1, 1, 1, 4, 8, device="meta")
+    context = torch.empty(1, 1, 4, 8, channels, device="meta")
+    index = torch.empty(1, 9, dtype=torch.int32, device="meta")
+    offsets = torch.empty(1, cells + 1, dtype=torch.int32, device="meta")
+    with pytest.raises(ValueError, match=said):
+        _check(depth, context, index, offsets)

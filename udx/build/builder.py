@@ -13,7 +13,7 @@ import numpy as np
 
 from udx.build.network import logger, parse
 from udx.build.watch import Watch, monitor
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.files import write_with
 from udx.tensors import TensorSpec
 
@@ -72,7 +72,7 @@ def serialized_engine(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parse(trt, network, model, path)
     check(network)
-    config = _configured(trt, builder, settings)
+    config = configure_builder(trt, builder, settings)
     if configure is not None:
         configure(config)
     progress = monitor(trt, watch)  # the configuration does not keep it alive on every version
@@ -120,7 +120,8 @@ def _started(trt: ModuleType, kind: Callable[[Any], Any], log: Any) -> Any:
         raise UdxError(f"{trt.__name__} {trt.__version__} cannot start: {reason}; run udx doctor") from error
 
 
-def _configured(trt: ModuleType, builder: Any, settings: TensorrtSettings) -> Any:
+def configure_builder(trt: ModuleType, builder: Any, settings: TensorrtSettings) -> Any:
+    """Create the builder's configuration, ``IBuilderConfig``, that the settings ask for."""
     config = builder.create_builder_config()
     config.builder_optimization_level = settings.level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers and tactics can be compared between plans
@@ -144,8 +145,15 @@ class _Timings:
             config.set_timing_cache(self._cache, False)
 
     def save(self, warnings: list[str]) -> None:
-        """Write it back; a folder that cannot be written is a warning, for what was built is worth more."""
-        content = bytes(memoryview(self._cache.serialize()))
+        """Write it back.
+
+        What fails here is a warning, because the engine is worth more, and the reason of a failed build, too.
+        """
+        try:
+            content = bytes(memoryview(self._cache.serialize()))
+        except Exception as error:  # None, or whatever the bindings raise
+            warnings.append(f"the timing cache was not kept: TensorRT cannot serialize it ({first_line(error)})")
+            return
         try:
             write_with(self._path, lambda partial: partial.write_bytes(content))
         except UdxError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.operators import DOMAIN, OPERATORS, PLUGIN_ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -60,16 +60,27 @@ def _plugin_node(node: "onnx.NodeProto", path: Path) -> PluginLayer:
 
 
 def plugin_layers(trt: ModuleType, network: Any) -> tuple[PluginLayer, ...]:
-    """The plugin layers of a network, in its order."""
+    """List the plugin layers of a network, in its order.
+
+    Raises:
+        UdxError: a plugin does not tell its name, namespace and version, so that it cannot be checked.
+    """
     layers = (network.get_layer(index) for index in range(network.num_layers))
     return tuple(_plugin_layer(trt, layer) for layer in layers if layer.type == trt.LayerType.PLUGIN_V3)
 
 
 def _plugin_layer(trt: ModuleType, layer: Any) -> PluginLayer:
+    name = layer.name
     layer.__class__ = trt.IPluginV3Layer  # networks hand out the base class of all layers
-    core = layer.plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
-    plugin = Plugin(name=core.plugin_name, namespace=core.plugin_namespace, version=core.plugin_version)
-    return PluginLayer(name=layer.name, plugin=plugin)
+    try:
+        core = layer.plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
+        plugin = Plugin(name=core.plugin_name, namespace=core.plugin_namespace, version=core.plugin_version)
+    except Exception as error:  # the bindings' own types and casts, which differ from version to version
+        raise UdxError(
+            f"{trt.__name__} {trt.__version__} does not tell which plugin layer {name} runs ({first_line(error)}), so "
+            "that it cannot be checked; report this, and build with another version of TensorRT"
+        ) from error
+    return PluginLayer(name=name, plugin=plugin)
 
 
 def require_plugins(nodes: Sequence[PluginLayer], layers: Sequence[PluginLayer], path: Path) -> None:

@@ -87,6 +87,8 @@ def _check(depth_BNDhw: Tensor, context_BNhwC: Tensor, point_index_BP: Tensor, c
     if cell_offsets.shape[1] < 1:
         raise ValueError("cell_offsets must hold one entry more than there are cells, not none")
     require_countable("depth", depth_BNDhw.numel())
+    require_countable("context", context_BNhwC.numel())
+    require_countable("the map", batch * (cell_offsets.shape[1] - 1) * context_BNhwC.shape[-1])
     require_countable("point_index", point_index_BP.numel())
     if device.type == "cpu":
         _check_plan(point_index_BP, cell_offsets, points=depth_BNDhw[0].numel())

@@ -9,14 +9,17 @@ from Ampere on: these kernels gain nothing from an architecture's own instructio
 allow that: ``config.set_preview_feature(tensorrt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)``, or
 ``trtexec --preview=+aliasedPluginIO1003``.
 
-For ``tensorrt.plugin`` of TensorRT 10.15 and 11. Not yet run on hardware, nor with TensorRT's own builder: shapes,
-launches and PTX are tested without it, the registrations with TensorRT's own Python on a stand-in for its C++ side.
+For ``tensorrt.plugin`` of TensorRT 10.15 and 11, with NumPy 1.26 or 2. Not yet run on hardware, nor with TensorRT's own
+builder: the tests register, create and ask the plugins with TensorRT's real Python package and plugin registry.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from udx.errors import UdxError
 from udx.launch import INTEGERS, Arithmetic, CompiledKernel, Launch, size_of
@@ -29,6 +32,13 @@ MAX_SHARED_BYTES: Final = 48 * 1024
 
 TENSORRT_NAMES: Final = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int32": "INT32"}
 """Types as TensorRT's combinations spell them."""
+
+ATTRIBUTE_ARRAYS: Final[dict[type, Any]] = {float: npt.NDArray[np.float32], int: npt.NDArray[np.int32]}
+"""Attributes are declared as arrays, because TensorRT's parser passes them as arrays of shape (1,).
+
+Declared as ``float``, TensorRT before 11.2 calls ``float(array)``, which NumPy 2.4 and later refuse. Importing
+``numpy.typing`` here is needed, too: TensorRT 11.2 and later read ``numpy.typing`` without importing it.
+"""
 
 Compiler = Callable[[Launch], CompiledImage]
 
@@ -106,12 +116,16 @@ def _register(kind: type[Operator], compiler: Compiler) -> None:
     names = {dtype: name for name, dtype in dtypes.items()}
     arithmetic = _symbolic()
     inputs = len(kind.inputs)
+    attributes = kind.attributes()
 
-    def describe(*descs: trtp.TensorDesc, **attributes: Any) -> tuple[trtp.TensorDesc, ...]:
+    def operator(values: Mapping[str, Any]) -> Operator:
+        return kind(**{name: form(values[name].reshape(-1)[0]) for name, form in attributes.items()})
+
+    def describe(*descs: trtp.TensorDesc, **values: Any) -> tuple[trtp.TensorDesc, ...]:
         given = kind.named([names.get(desc.dtype, str(desc.dtype)) for desc in descs])
         shapes = _symbols(kind, descs)
         outputs = []
-        for output in kind(**attributes).outputs([tensor.dtype for tensor in given]):
+        for output in operator(values).outputs([tensor.dtype for tensor in given]):
             if output.aliases is not None:
                 outputs.append(descs[kind.inputs.index(output.aliases)].aliased())
             else:
@@ -124,9 +138,9 @@ def _register(kind: type[Operator], compiler: Compiler) -> None:
 
     def implement(*given: Any) -> tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]:
         descs: tuple[trtp.TensorDesc, ...] = given[:inputs]
-        attributes = given[inputs:-2]
+        values = dict(zip(attributes, given[inputs:-2], strict=True))
         types = [TensorType(names.get(desc.dtype, str(desc.dtype)), tuple(desc.shape)) for desc in descs]
-        image = compiler(kind(*attributes).launch(types))
+        image = compiler(operator(values).launch(types))
         parameters = launch_parameters(image.kernel, _symbols(kind, descs), arithmetic)
         x, y, z = parameters.grid
         block_x, block_y, block_z = parameters.block
@@ -137,12 +151,13 @@ def _register(kind: type[Operator], compiler: Compiler) -> None:
         return image.kernel.entry, image.ptx.decode(), launch, scalars
 
     tensors = dict.fromkeys(kind.inputs, trtp.TensorDesc)
+    arrays = {name: ATTRIBUTE_ARRAYS[form] for name, form in attributes.items()}
     outputs = {"outputs": _tuple_of(trtp.TensorDesc, len(kind.types[0]) - inputs)}
     compiled_form = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
     plugin = f"{DOMAIN}::{kind.name}"
-    trtp.register(plugin)(_signed(describe, tensors | kind.attributes(), outputs["outputs"]))
+    trtp.register(plugin)(_signed(describe, tensors | arrays, outputs["outputs"]))
     trtp.autotune(plugin)(_signed(combinations, tensors | outputs, list[trtp.AutoTuneCombination]))
-    trtp.aot_impl(plugin)(_signed(implement, tensors | kind.attributes() | outputs | {"tactic": int}, compiled_form))
+    trtp.aot_impl(plugin)(_signed(implement, tensors | arrays | outputs | {"tactic": int}, compiled_form))
 
 
 def _symbols(kind: type[Operator], descs: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
