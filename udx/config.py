@@ -8,9 +8,10 @@ import dataclasses
 import functools
 import inspect
 import json
+import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from udx.errors import UdxError
@@ -32,44 +33,64 @@ def from_plain(kind: type[T], value: Any, where: str) -> T:
     """
     try:
         built: T = _build(kind, value, where)
-    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
         raise UdxError(f"{where} does not hold a valid {kind.__name__}: {error}") from error
     return built
 
 
 def with_override(config: T, assignment: str) -> T:
-    """Return ``config`` with one field changed, as ``--set a.b=c`` asks; the value is JSON, or else a string.
+    """Return ``config`` with one field changed; see ``with_overrides``."""
+    return with_overrides(config, [assignment])
+
+
+def with_overrides(config: T, assignments: Iterable[str]) -> T:
+    """Return ``config`` with fields changed, as ``--set a.b=c`` asks; each value is JSON, or else a string.
+
+    The assignments are made in their order. What they give together must be valid, what some of them give need not be.
 
     Raises:
-        UdxError: the assignment has no ``=``, names no field, or its value does not fit.
+        UdxError: an assignment has no ``=`` or names no field, or the values do not fit.
     """
+    plain, built, fault = to_plain(config), config, None
+    for assignment in assignments:
+        _assign(plain, assignment)
+        try:
+            built = from_plain(type(config), plain, f"--set {assignment:.200}")
+            plain, fault = to_plain(built), None
+        except UdxError as error:
+            fault = fault or error
+    if fault is not None:
+        raise fault
+    return built
+
+
+def _assign(plain: dict[str, Any], assignment: str) -> None:
+    """Change one field of a configuration in plain form."""
     path, separator, text = assignment.partition("=")
     if not separator:
-        raise UdxError(f"--set {assignment} has no '='; write it as --set part.field=value")
+        raise UdxError(f"--set {assignment:.200} has no '='; write it as --set part.field=value")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
-    plain = to_plain(config)
     *parents, last = path.split(".")
     target: Any = plain
     for name in parents:
         target = target.get(name) if isinstance(target, dict) else None
     if not isinstance(target, dict) or last not in target:
-        raise UdxError(f"--set {assignment}: no field {path!r}; the fields are {', '.join(_paths(to_plain(config)))}")
+        raise UdxError(f"--set {assignment:.200}: no field {path!r}; the fields are {', '.join(_paths(plain))}")
     target[last] = value
-    return from_plain(type(config), plain, f"--set {assignment}")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
     if kind in (bool, int, str):  # nearly all fields, so they come first
         if type(value) is not kind:
-            raise TypeError(f"expected {kind.__name__}, not {value!r}")
+            raise TypeError(f"expected {kind.__name__}, not {value!r:.100}")
         return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise TypeError(f"expected fields of {kind.__name__}, not {value!r}")  # type: ignore[union-attr]
+            raise TypeError(f"expected fields of {kind.__name__}, not {value!r:.100}")  # type: ignore[union-attr]
         if inspect.isabstract(kind):
             return _build(_member(typing.cast(type, kind), value), value, where)
         hints = _hints(typing.cast(type, kind))
@@ -87,19 +108,21 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise TypeError(f"expected a list, not {value!r}")
+            raise TypeError(f"expected a list, not {value!r:.100}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(_build(item, part, where) for item, part in zip(kinds, value, strict=True))
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise TypeError(f"expected names with values, not {value!r}")
+            raise TypeError(f"expected names with values, not {value!r:.100}")
         return {str(key): _build(arguments[1], item, where) for key, item in value.items()}
     if kind is Any:
         return value
     if kind is float and type(value) in (int, float):
+        if not math.isfinite(value):
+            raise ValueError(f"expected a finite number, not {value!r:.100}")
         return float(value)
     if type(value) is not kind:
-        raise TypeError(f"expected {kind.__name__}, not {value!r}")
+        raise TypeError(f"expected {kind.__name__}, not {value!r:.100}")
     return value
 
 

@@ -23,7 +23,7 @@ def test_impossible_specs_are_refused():
     with pytest.raises(ValueError, match="height range"):
         SensorSpec(grid=GRID, z_range_m=(3, 3), camera=CAMERA, lidar=None)
     for wrong in ({"sweeps": 0}, {"max_points": 0}):
-        with pytest.raises(ValueError, match="at least one sweep and one point"):
+        with pytest.raises(ValueError, match="must be at least 1"):
             LidarSpec(**({"sweeps": 1, "max_points": 1} | wrong))
 
 

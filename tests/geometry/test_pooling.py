@@ -123,9 +123,9 @@ def test_height_range_leaves_points_out():
     ("change", "sentence"),
     [
         ({"image_width_px": 18}, "image size 8×18 is not a multiple of the feature stride 4"),
-        ({"depth_bins": 0}, "positive depths"),
-        ({"depth_min_m": 0.0}, "positive depths"),
-        ({"depth_step_m": -1.0}, "positive depths"),
+        ({"depth_bins": 0}, "depth_bins must be at least 1"),
+        ({"depth_min_m": 0.0}, "depth_min_m must be above 0"),
+        ({"depth_step_m": -1.0}, "depth_step_m must be above 0"),
     ],
 )
 def test_impossible_frustums_are_refused(change, sentence):

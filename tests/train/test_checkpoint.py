@@ -100,3 +100,44 @@ def test_foreign_weights_are_refused(tmp_path):
 def test_a_missing_file_says_what_to_do(tmp_path):
     with pytest.raises(UdxError, match="train the run first"):
         read_checkpoint(tmp_path / "none.safetensors")
+
+
+HOSTILE_DETECTORS = [
+    ({"camera": {"settings": {"attn_implementation": "evil/kernel"}}}, "'attn_implementation' is no setting"),
+    (
+        {"camera": {"settings": {"depths": [1, 1], "out_features": ["stage4"]}}},
+        "no detector can be built from the configuration of .*checkpoint",
+    ),
+    ({"camera": {"backbone": "timm_backbone"}}, "no backbone 'timm_backbone'"),
+    ({"low_channels": 0}, "low_channels must be at least 1"),
+    ({"low_channels": 8000}, "another detector: .* of another shape"),
+    ({"max_boxes": 10**9}, "max_boxes must be at least 1"),
+    ({"lidar": {"pillars_per_cell": 10**6}}, "pillars_per_cell must be at least 1 and at most"),
+    ({"bev_encoder": {"strides": [0, 2]}}, "stride must be at least 1"),
+    ({"spec": {"grid": {"cell": 1e-300}}}, "more than 4096 cells"),
+    ({"spec": {"lidar": {"max_points": 10**12}}}, "max_points must be at least 1 and at most"),
+]
+
+
+def merged(plain, changes):
+    return {
+        **plain,
+        **{name: merged(plain[name], to) if isinstance(to, dict) else to for name, to in changes.items()},
+    } if "settings" not in changes else {**plain, **changes}  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), HOSTILE_DETECTORS)
+def test_a_checkpoint_whose_configuration_makes_no_detector_is_one_sentence(saved, changes, said):
+    path, _, record = saved
+    plain = json.loads(record.to_json())["config"]
+    rewritten(path, config={**plain, "detector": merged(plain["detector"], changes)})
+    with pytest.raises(UdxError, match=said):
+        load_detector(path)
+
+
+@pytest.mark.parametrize("rig", [{}, {"names": ["a"], "intrinsics": "x", "ego_T_cam": [[1]]}, {"names": 3}])
+def test_a_checkpoint_whose_rig_is_none_is_one_sentence(saved, rig):
+    path, *_ = saved
+    rewritten(path, rig=rig)
+    with pytest.raises(UdxError, match="does not hold a valid CheckpointRecord"):
+        load_detector(path)

@@ -5,6 +5,7 @@ with points, boxes and the rig's poses, so a 3D point projects to the same image
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -13,6 +14,11 @@ from udx.data.images import ImageChange
 from udx.geometry.arrays import FloatArray
 from udx.geometry.boxes import transform_boxes
 from udx.geometry.se3 import yaw_rotation
+from udx.ranges import require_range
+
+MAX_ZOOM: Final = 16.0
+MAX_SHIFT: Final = 100.0
+"""Image widths, radians or metres."""
 
 Range = tuple[float, float]
 
@@ -79,6 +85,10 @@ class ImageAugmentation:
     def __post_init__(self) -> None:
         require_ranges(self.resize, self.shift_x, self.shift_y, self.rotation_rad)
         require_probabilities(self.flip_probability)
+        low, high = self.resize
+        require_range(at_least=1 / MAX_ZOOM, at_most=MAX_ZOOM, resize_from=low, resize_to=high)
+        for low, high in (self.shift_x, self.shift_y, self.rotation_rad):
+            require_range(at_least=-MAX_SHIFT, at_most=MAX_SHIFT, shift_or_turn_from=low, shift_or_turn_to=high)
 
     def draw(self, generator: np.random.Generator) -> ImageChange:
         """Draw one image's change; the same generator state gives the same change."""
@@ -104,6 +114,12 @@ class BevAugmentation:
     def __post_init__(self) -> None:
         require_ranges(self.rotation_rad, self.scale)
         require_probabilities(self.mirror_x_probability, self.mirror_y_probability)
+        low, high = self.scale
+        require_range(at_least=1 / MAX_ZOOM, at_most=MAX_ZOOM, scale_from=low, scale_to=high)
+        low, high = self.rotation_rad
+        require_range(at_least=-MAX_SHIFT, at_most=MAX_SHIFT, rotation_from=low, rotation_to=high)
+        for axis, deviation in zip("xyz", self.translation_std_m, strict=True):
+            require_range(at_least=0, at_most=MAX_SHIFT, **{f"translation_std_m along {axis}": deviation})
 
     def draw(self, generator: np.random.Generator) -> BevChange:
         """Draw one sample's change; the same generator state gives the same change."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from udx.geometry import BevGrid, Frustum
+from udx.ranges import require_range
 
 CAMERAS: Final = (
     "CAM_FRONT_LEFT",
@@ -15,6 +16,10 @@ CAMERAS: Final = (
 )
 LIDAR: Final = "LIDAR_TOP"
 Modality = Literal["cam", "lidar", "fusion"]
+MAX_CAMERAS: Final = 32
+MAX_SWEEPS: Final = 100
+MAX_POINTS: Final = 10**7
+MAX_HEIGHT_M: Final = 1e4
 POINT_FEATURES: Final = ("x", "y", "z", "intensity", "age")
 """Columns of a point: metres in the BEV frame, reflectance in [0, 1], seconds before the keyframe."""
 
@@ -29,6 +34,11 @@ class CameraSpec:
     names: tuple[str, ...] = CAMERAS
     frustum: Frustum
 
+    def __post_init__(self) -> None:
+        require_range(at_least=1, at_most=MAX_CAMERAS, cameras=len(self.names))
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"a camera is named twice in {', '.join(self.names)}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LidarSpec:
@@ -38,8 +48,8 @@ class LidarSpec:
     max_points: int
 
     def __post_init__(self) -> None:
-        if self.sweeps < 1 or self.max_points < 1:
-            raise ValueError(f"a LiDAR needs at least one sweep and one point, not {self}")
+        require_range(at_least=1, at_most=MAX_SWEEPS, sweeps=self.sweeps)
+        require_range(at_least=1, at_most=MAX_POINTS, max_points=self.max_points)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +64,9 @@ class SensorSpec:
     def __post_init__(self) -> None:
         if self.camera is None and self.lidar is None:
             raise ValueError("a detector needs a camera or a LiDAR")
+        require_range(
+            at_least=-MAX_HEIGHT_M, at_most=MAX_HEIGHT_M, z_min_m=self.z_range_m[0], z_max_m=self.z_range_m[1]
+        )
         if not self.z_range_m[0] < self.z_range_m[1]:
             raise ValueError(f"the height range {self.z_range_m} m is empty")
 

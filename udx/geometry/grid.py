@@ -1,11 +1,14 @@
 """The bird's-eye-view grid that every map of udx lives on."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from udx.geometry.arrays import FloatArray
+
+MAX_CELLS_A_SIDE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class BevGrid:
     ``x_min``. Cell (0, 0) covers ``[x_min, x_min + cell) × [y_min, y_min + cell)``.
 
     Raises:
-        ValueError: a range is empty, or not a whole number of cells.
+        ValueError: a range is empty, not a whole number of cells, or of more than ``MAX_CELLS_A_SIDE``.
     """
 
     x_min: float
@@ -30,6 +33,10 @@ class BevGrid:
             raise ValueError(f"a grid needs finite bounds and a positive cell, not {self}")
         for axis, low, high in (("x", self.x_min, self.x_max), ("y", self.y_min, self.y_max)):
             cells = (high - low) / self.cell
+            if not cells <= MAX_CELLS_A_SIDE:
+                raise ValueError(
+                    f"{axis} range [{low}, {high}] m has more than {MAX_CELLS_A_SIDE} cells of {self.cell} m"
+                )
             if cells < 1 or abs(cells - round(cells)) > 1e-6:
                 raise ValueError(f"{axis} range [{low}, {high}] m is not a whole number of {self.cell} m cells")
 

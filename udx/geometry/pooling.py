@@ -6,6 +6,7 @@ that pooling is a gather per cell, and a moved camera is merely another plan.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,10 @@ from udx.geometry.arrays import FloatArray, IntArray, require_shape
 from udx.geometry.grid import BevGrid
 from udx.geometry.rig import CameraRig
 from udx.geometry.se3 import linear_inverse
+from udx.ranges import require_range
+
+MAX_SIDE_PX: Final = 8192
+MAX_DEPTH_M: Final = 1e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +37,18 @@ class Frustum:
     depth_bins: int
 
     def __post_init__(self) -> None:
+        require_range(
+            at_least=1,
+            at_most=MAX_SIDE_PX,
+            image_height_px=self.image_height_px,
+            image_width_px=self.image_width_px,
+            stride_px=self.stride_px,
+            depth_bins=self.depth_bins,
+        )
+        require_range(above=0, at_most=MAX_DEPTH_M, depth_min_m=self.depth_min_m, depth_step_m=self.depth_step_m)
         if self.image_height_px % self.stride_px or self.image_width_px % self.stride_px:
             size = f"{self.image_height_px}×{self.image_width_px}"
             raise ValueError(f"image size {size} is not a multiple of the feature stride {self.stride_px}")
-        if self.depth_bins < 1 or self.depth_min_m <= 0 or self.depth_step_m <= 0:
-            raise ValueError(f"a frustum needs positive depths, not {self}")
 
     @property
     def feature_shape(self) -> tuple[int, int]:

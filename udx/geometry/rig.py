@@ -74,9 +74,16 @@ class CameraRig:
 
     @classmethod
     def from_json(cls, value: dict[str, list[object]]) -> "CameraRig":
-        """Read what ``to_json`` wrote."""
-        return cls(
-            names=tuple(str(name) for name in value["names"]),
-            intrinsics_N33=np.array(value["intrinsics"], dtype=np.float64),
-            ego_T_cam_N44=np.array(value["ego_T_cam"], dtype=np.float64),
-        )
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: a field is missing, of another type or shape, or not finite.
+        """
+        try:
+            return cls(
+                names=tuple(str(name) for name in value["names"]),
+                intrinsics_N33=np.array(value["intrinsics"], dtype=np.float64),
+                ego_T_cam_N44=np.array(value["ego_T_cam"], dtype=np.float64),
+            )
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"a rig has names, intrinsics and ego_T_cam, all of numbers ({error!r})") from error

@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from udx.models.blocks import conv_bn_relu, upsample_bn_relu
+from udx.models.blocks import MAX_CHANNELS, conv_bn_relu, upsample_bn_relu
+from udx.ranges import require_range
+
+MAX_STAGES: Final = 8
+MAX_STRIDE: Final = 8
+MAX_CONVOLUTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +31,17 @@ class BevEncoderConfig:
     def __post_init__(self) -> None:
         if len({len(self.channels), len(self.strides), len(self.convolutions), len(self.out_channels)}) != 1:
             raise ValueError(f"a BEV encoder needs one entry a stage everywhere, not {self}")
+        require_range(at_least=1, at_most=MAX_STAGES, stages=len(self.channels))
+        for width in (*self.channels, *self.out_channels):
+            require_range(at_least=1, at_most=MAX_CHANNELS, channels=width)
+        for stride, convolutions in zip(self.strides, self.convolutions, strict=True):
+            require_range(at_least=1, at_most=MAX_STRIDE, stride=stride)
+            require_range(at_least=0, at_most=MAX_CONVOLUTIONS, convolutions=convolutions)
+
+    @property
+    def stride(self) -> int:
+        """Of the last stage, relative to the grid."""
+        return prod(self.strides)
 
 
 class BevEncoder(nn.Module):

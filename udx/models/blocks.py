@@ -1,6 +1,11 @@
 """Building blocks that several networks share."""
 
+from typing import Final
+
 from torch import nn
+
+MAX_CHANNELS: Final = 8192
+"""Widest layer that a configuration may ask for."""
 
 
 def conv_bn_relu(channels_in: int, channels_out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -15,13 +15,44 @@ from torch.nn import functional as F
 from udx.data.spec import CameraSpec
 from udx.errors import UdxError
 from udx.geometry import BevGrid
-from udx.models.blocks import conv_bn_relu
+from udx.models.blocks import MAX_CHANNELS, conv_bn_relu
 from udx.models.taps import EncoderTaps
 from udx.ops import bev_pool
+from udx.ranges import require_range
 
 IMAGE_MEAN: Final = (123.675, 116.28, 103.53)
 IMAGE_STD: Final = (58.395, 57.12, 57.375)
 """ImageNet's RGB statistics, which pretrained backbones expect."""
+
+
+BACKBONES: Final = frozenset({"resnet", "convnext", "convnextv2", "swin", "swinv2", "dinov2", "dinov2_with_registers"})
+"""Architectures of the transformers library that a camera encoder may have; all have ``feature_maps``."""
+
+SETTINGS: Final = frozenset(
+    {
+        *("depths", "hidden_sizes", "hidden_size", "embedding_size", "embed_dim", "layer_type", "hidden_act"),
+        *("downsample_in_first_stage", "downsample_in_bottleneck", "patch_size", "image_size", "num_stages"),
+        *("layer_norm_eps", "layer_scale_init_value", "layerscale_value", "initializer_range", "drop_path_rate"),
+        *("num_heads", "num_attention_heads", "num_hidden_layers", "window_size", "mlp_ratio", "qkv_bias"),
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "use_absolute_embeddings", "encoder_stride"),
+        *("pretrained_window_sizes", "use_swiglu_ffn", "use_mask_token", "num_register_tokens"),
+        *("reshape_hidden_states", "apply_layernorm", "out_features", "out_indices"),
+    }
+)
+"""What ``settings`` may hold: the shape of the network and no more. The transformers library takes other fields that
+load code or files, as ``attn_implementation`` does, and a checkpoint may come from a stranger."""
+
+SIZES: Final = frozenset(
+    {
+        *("depths", "hidden_sizes", "hidden_size", "embedding_size", "embed_dim", "patch_size", "image_size"),
+        *("num_stages", "num_heads", "num_attention_heads", "num_hidden_layers", "window_size"),
+    }
+)
+"""Settings that count something."""
+
+MAX_BLOCKS: Final = 256
+MAX_SETTING: Final = 8192
+MAX_ENTRIES: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +69,21 @@ class CameraEncoderConfig:
     pretrained: str | None = None
     neck_channels: int
     context_channels: int
+
+    def __post_init__(self) -> None:
+        widths = {"neck_channels": self.neck_channels, "context_channels": self.context_channels}
+        require_range(at_least=1, at_most=MAX_CHANNELS, **widths)
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"there is no backbone {self.backbone!r}; choose one of {', '.join(sorted(BACKBONES))}")
+        for name, value in self.settings.items():
+            if name not in SETTINGS:
+                raise ValueError(
+                    f"{name!r} is no setting of a backbone's architecture; those are {', '.join(sorted(SETTINGS))}"
+                )
+            _require_small(name, value)
+        depths = self.settings.get("depths", [])
+        if isinstance(depths, list | tuple) and all(isinstance(depth, int) for depth in depths):
+            require_range(at_most=MAX_BLOCKS, blocks=sum(depths))
 
 
 class CameraEncoder(nn.Module):
@@ -123,6 +169,22 @@ def build_backbone(config: CameraEncoderConfig) -> Any:
     if missing:
         raise _other_architecture(config, f"{missing[0]} is missing")
     return backbone
+
+
+def _require_small(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless a setting is a word, a number of bounded size, or a short list of these."""
+    if isinstance(value, list | tuple):
+        require_range(at_most=MAX_ENTRIES, **{f"entries of {name}": len(value)})
+        for entry in value:
+            if isinstance(entry, list | tuple):
+                raise ValueError(f"{name} must be a list of numbers or words, not {value!r:.80}")
+            _require_small(name, entry)
+    elif isinstance(value, int | float):
+        least = 1 if name in SIZES else -MAX_SETTING
+        most = MAX_BLOCKS if name in ("depths", "num_hidden_layers") else MAX_SETTING
+        require_range(at_least=least, at_most=most, **{name: value})
+    elif not isinstance(value, str | None):
+        raise ValueError(f"{name} must be a number, a word or a list of these, not {value!r:.80}")
 
 
 def _other_architecture(config: CameraEncoderConfig, detail: str) -> UdxError:

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from udx.geometry import CLASSES
-from udx.models.blocks import conv_bn_relu
+from udx.models.blocks import MAX_CHANNELS, conv_bn_relu
 from udx.models.taps import HeadMaps
+from udx.ranges import require_range
 
 TASKS: Final = (
     ("car",),
@@ -42,6 +43,14 @@ class CenterHeadConfig:
 
     shared_channels: int
     task_channels: int
+
+    def __post_init__(self) -> None:
+        require_range(
+            at_least=1,
+            at_most=MAX_CHANNELS,
+            shared_channels=self.shared_channels,
+            task_channels=self.task_channels,
+        )
 
 
 class CenterHead(nn.Module):

@@ -1,6 +1,7 @@
 """Detection loss: focal loss on heatmaps, L1 on the regression at box centres, and the cameras' depth."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,9 @@ from udx.models.taps import HeadMaps
 from udx.models.targets import make_targets
 from udx.processes import count as process_count
 from udx.processes import mean_over_processes
+from udx.ranges import require_range
+
+MAX_WEIGHT: Final = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,10 @@ class DetectionLossConfig:
     regression: float = 0.25
     velocity: float = 0.2
     depth: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = {"heatmap": self.heatmap, "regression": self.regression, "velocity": self.velocity}
+        require_range(at_least=0, at_most=MAX_WEIGHT, **weights, depth=self.depth)
 
 
 def detection_loss(

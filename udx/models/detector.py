@@ -1,17 +1,22 @@
 """A detector: sensor encoder, BEV encoder, centre head; and what it yields to whoever distils it."""
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from torch import Tensor, nn
 
 from udx.data.spec import SensorSpec
 from udx.geometry import CLASSES
 from udx.models.bev_encoder import BevEncoder, BevEncoderConfig
+from udx.models.blocks import MAX_CHANNELS
 from udx.models.camera import CameraEncoder, CameraEncoderConfig
 from udx.models.center_head import REGRESSION_CHANNELS, TASKS, CenterHead, CenterHeadConfig
 from udx.models.fusion import GatedFusion
 from udx.models.lidar import LidarEncoder, LidarEncoderConfig
 from udx.models.taps import DeclaredTaps, EncoderTaps, PerspectiveTap, Tap, Taps
+from udx.ranges import require_range
+
+MAX_BOXES: Final = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +33,16 @@ class DetectorConfig:
     bev_encoder: BevEncoderConfig
     head: CenterHeadConfig
     max_boxes: int
+
+    def __post_init__(self) -> None:
+        require_range(at_least=1, at_most=MAX_CHANNELS, low_channels=self.low_channels)
+        require_range(at_least=1, at_most=min(MAX_BOXES, self.spec.grid.num_cells), max_boxes=self.max_boxes)
+        if any(cells % self.bev_encoder.stride for cells in self.spec.grid.shape):
+            rows, columns = self.spec.grid.shape
+            raise ValueError(
+                f"a grid of {rows} × {columns} cells cannot be divided by the BEV encoder's strides "
+                f"{list(self.bev_encoder.strides)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

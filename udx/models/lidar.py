@@ -6,6 +6,7 @@ Legend: B batch, M points, F point features, C channels, H W grid rows and colum
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +15,11 @@ from torch.nn import functional as F
 
 from udx.data.spec import POINT_FEATURES
 from udx.geometry import BevGrid
-from udx.models.blocks import conv_bn_relu
+from udx.models.blocks import MAX_CHANNELS, conv_bn_relu
 from udx.ops import PillarGrid, pillar_features, pillar_scatter, voxelize
+from udx.ranges import require_range
+
+MAX_PILLARS_A_CELL: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,10 @@ class LidarEncoderConfig:
 
     pillar_channels: int
     pillars_per_cell: int
+
+    def __post_init__(self) -> None:
+        require_range(at_least=1, at_most=MAX_CHANNELS, pillar_channels=self.pillar_channels)
+        require_range(at_least=1, at_most=MAX_PILLARS_A_CELL, pillars_per_cell=self.pillars_per_cell)
 
 
 class LidarEncoder(nn.Module):

@@ -1,6 +1,5 @@
 """Checkpoints of a detector: weights in safetensors, everything else about them as JSON in its header."""
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,10 @@ from udx import __version__
 from udx.config import from_plain, to_plain
 from udx.errors import UdxError
 from udx.files import write_with
-from udx.geometry import BOX_CONVENTION, CLASSES
+from udx.geometry import BOX_CONVENTION, CLASSES, CameraRig
 from udx.models.detector import Detector
+from udx.models.outline import outline_detector, without_pretrained
+from udx.ranges import require_range
 from udx.train.recipes import RunConfig
 
 FORMAT: Final = "udx-checkpoint/1"
@@ -50,6 +51,11 @@ class CheckpointRecord:
     box_convention: str = BOX_CONVENTION
     format: str = field(default=FORMAT)
 
+    def __post_init__(self) -> None:
+        require_range(at_least=0, step=self.step)
+        if self.rig is not None:
+            CameraRig.from_json(self.rig)  # refuses what is no rig
+
     def to_json(self) -> str:
         """One line of JSON."""
         return json.dumps(to_plain(self), allow_nan=False)
@@ -63,7 +69,7 @@ class CheckpointRecord:
         """
         try:
             plain = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UdxError(f"{source} has a damaged record ({error}); train again") from error
         for name, expected in (("format", FORMAT), ("classes", list(CLASSES)), ("box_convention", BOX_CONVENTION)):
             found = plain.get(name) if isinstance(plain, dict) else None
@@ -120,15 +126,26 @@ def load_detector(path: Path) -> tuple[Detector, CheckpointRecord]:
         UdxError: see ``read_checkpoint``; or the weights are not those of the recorded configuration.
     """
     record, tensors = read_checkpoint(path)
+    # Held to the shapes first: what the file cannot fill takes no memory.
+    require_same_shapes(outline_detector(record.config.detector, str(path)), tensors, path)
     # Every weight comes from the checkpoint: a pretrained backbone need not be there any more.
-    camera = dataclasses.replace(record.config.detector.camera, pretrained=None)
-    detector = Detector(dataclasses.replace(record.config.detector, camera=camera))
+    detector = Detector(without_pretrained(record.config.detector))
     load_strictly(detector, tensors, path)
     return detector.eval(), record
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Load weights whose names and shapes all match.
+
+    Raises:
+        UdxError: see ``require_same_shapes``.
+    """
+    require_same_shapes(module, tensors, source)
+    module.load_state_dict(tensors)
+
+
+def require_same_shapes(module: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Make sure that tensors have the names and shapes of a module's.
 
     Raises:
         UdxError: a name or shape differs; the first few of each kind are listed.
@@ -147,4 +164,3 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: Path) -
         raise UdxError(
             f"{source} is a checkpoint of another detector: {listed}; use the recipe that it was trained with"
         )
-    module.load_state_dict(tensors)

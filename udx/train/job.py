@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from udx import processes
-from udx.config import with_override
+from udx.config import with_override, with_overrides
 from udx.data.dataset import WORLD_ROOT, default_splits, open_or_make
 from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
@@ -18,6 +18,7 @@ from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
 from udx.errors import UdxError
 from udx.files import write_json
+from udx.models.outline import outline_detector
 from udx.train.acceleration import join_processes
 from udx.train.examiner import Examiner
 from udx.train.loop import Job, Progress, train
@@ -137,8 +138,10 @@ def resolve_config(request: Request) -> RunConfig:
     config = with_method(RECIPES[request.recipe](request.student), request)
     named = {"train.epochs": request.epochs, "train.seed": request.seed}
     assignments = [f"{field}={value}" for field, value in named.items() if value is not None]
-    for assignment in (*assignments, *request.overrides):
-        config = with_override(config, assignment)
+    config = with_overrides(config, (*assignments, *request.overrides))
+    if config.recipe != request.recipe:
+        raise UdxError(f"--set recipe={config.recipe} changes a name and nothing else; choose a recipe with --recipe")
+    outline_detector(config.detector, f"recipe {request.recipe} and --set")
     if config.train.precision == "auto":
         config = with_override(config, f"train.precision={native_precision()}")
     return config

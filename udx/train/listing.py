@@ -3,11 +3,14 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from udx.errors import UdxError
 from udx.files import read_json
 from udx.train.run import BEST, RUNS, Run
+
+MAX_FIGURE: Final = 1e15
+"""What is larger, or no number, is no figure of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +71,7 @@ def row_of(run: Run, runs: Path) -> RunRow:
         student = "fusion" if sensors["camera"] and sensors["lidar"] else "cam" if sensors["camera"] else "lidar"
         recipe, epochs = str(config["recipe"]), int(config["train"]["epochs"])
         taught_by = str(teacher["modality"]) if teacher else None
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
         raise UdxError(f"{run.config} is not the configuration of a run ({error!r}); remove its folder") from error
     last = _last_line(run.log)
     metrics = run.read_metrics()
@@ -80,12 +83,12 @@ def row_of(run: Run, runs: Path) -> RunRow:
         student=student,
         teacher=taught_by,
         epochs=epochs,
-        epoch=int(last.get("epoch", 0)),
-        step=int(last.get("step", 0)),
-        loss=last.get("loss"),
-        mAP=newest.get("mAP"),
-        NDS=newest.get("NDS"),
-        best_NDS=best.get("NDS"),
+        epoch=int(_number(last.get("epoch")) or 0),
+        step=int(_number(last.get("step")) or 0),
+        loss=_number(last.get("loss")),
+        mAP=_number(newest.get("mAP")),
+        NDS=_number(newest.get("NDS")),
+        best_NDS=_number(best.get("NDS")),
         broken=any(run.broken.glob("*.pt")),
         finished=metrics is not None,
     )
@@ -93,8 +96,8 @@ def row_of(run: Run, runs: Path) -> RunRow:
 
 def _newest_metrics(run: Run) -> dict[str, Any]:
     files = sorted(run.metrics_of(1).parent.glob("*.json"))
-    metrics: dict[str, Any] = read_json(files[-1]) if files else {}
-    return metrics
+    metrics = read_json(files[-1]) if files else {}
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def _last_line(log: Path) -> dict[str, Any]:
@@ -105,5 +108,13 @@ def _last_line(log: Path) -> dict[str, Any]:
         file.seek(max(0, log.stat().st_size - 2**16))
         lines = file.read().decode("utf-8", "replace").splitlines()
     whole = [line for line in lines if line.startswith("{") and line.endswith("}")]
-    line: dict[str, Any] = json.loads(whole[-1]) if whole else {}
-    return line
+    try:
+        line = json.loads(whole[-1]) if whole else {}
+    except (ValueError, RecursionError):
+        return {}
+    return line if isinstance(line, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    """A figure of a file, or ``None`` where it is missing, no number or not finite."""
+    return value if type(value) in (int, float) and abs(value) < MAX_FIGURE else None

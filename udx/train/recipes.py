@@ -13,7 +13,14 @@ from udx.models.center_head import CenterHeadConfig
 from udx.models.detection_loss import DetectionLossConfig
 from udx.models.detector import DetectorConfig
 from udx.models.lidar import LidarEncoderConfig
+from udx.ranges import require_range
 from udx.train.methods import DistillationConfig, unidistill
+
+MAX_EPOCHS: Final = 1_000_000
+MAX_BATCH: Final = 4096
+MAX_WORKERS: Final = 256
+MAX_SEED: Final = 2**31 - 1
+"""What NumPy and torch both take as a seed, with the number of a process added to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +39,10 @@ class OptimiserConfig:
     drops: tuple[float, ...] = (0.5, 0.75)
 
     def __post_init__(self) -> None:
+        require_range(above=0, at_most=1e3, learning_rate=self.learning_rate)
+        require_range(at_least=0, at_most=1e3, weight_decay=self.weight_decay)
+        require_range(at_least=0, below=1, warmup=self.warmup)
+        require_range(above=0, at_most=1e9, clip_norm=self.clip_norm)
         if not all(0 < drop < 1 for drop in self.drops):
             raise ValueError(f"the rate drops after shares of the training between 0 and 1, not {list(self.drops)}")
 
@@ -75,13 +86,14 @@ class TrainConfig:
     pictures: int = 2
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError("epochs and batch_size must be at least 1")
-        for name in ("workers", "gradient_norms_every", "keep_epochs", "validate_every", "pictures"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
+        require_range(at_least=1, at_most=MAX_EPOCHS, epochs=self.epochs)
+        require_range(at_least=1, at_most=MAX_BATCH, batch_size=self.batch_size)
+        require_range(at_least=0, at_most=MAX_WORKERS, workers=self.workers)
+        require_range(at_least=0, at_most=MAX_SEED, seed=self.seed)
+        require_range(at_least=0, checkpoint_every_s=self.checkpoint_every_s)
+        for name in ("gradient_norms_every", "keep_epochs", "validate_every", "pictures"):
+            require_range(at_least=0, **{name: getattr(self, name)})
+        require_range(at_least=0, below=1, ema_decay=self.ema_decay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

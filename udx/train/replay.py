@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from udx.errors import UdxError
 from udx.files import write_with
 from udx.models.detector import Detector, DetectorInputs
+from udx.models.outline import outline_detector, without_pretrained
 from udx.train.acceleration import make_accelerator
 from udx.train.batch import Batch
-from udx.train.checkpoint import CheckpointRecord, load_strictly
+from udx.train.checkpoint import CheckpointRecord, load_strictly, require_same_shapes
 from udx.train.learner import Learner
 from udx.train.objects import Objects
 from udx.train.rng import restore_rng
@@ -127,8 +128,10 @@ def replay(run: Run) -> Replay:
     broken = Breakage.read(broken_file(run))
     config = broken.record.config
     accelerator = make_accelerator(config.train.precision)
-    camera = dataclasses.replace(config.detector.camera, pretrained=None)
-    detector = Detector(dataclasses.replace(config.detector, camera=camera))
+    require_same_shapes(
+        outline_detector(config.detector, str(broken_file(run))), broken.learner["detector"], broken_file(run)
+    )
+    detector = Detector(without_pretrained(config.detector))
     teaching = _teaching(broken, detector, accelerator.device)
     load_strictly(detector, broken.learner["detector"], broken_file(run))
     learner = Learner(detector, teaching, config, broken.steps, accelerator)

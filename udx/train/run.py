@@ -67,10 +67,20 @@ class Run:
         return self.folder / "epochs" / f"{epoch:03}.safetensors"
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """The metrics, or ``None`` before the evaluation."""
+        """The metrics, or ``None`` before the evaluation.
+
+        Raises:
+            UdxError: the file is damaged: mAP or NDS is no share.
+        """
         if not self.metrics.is_file():
             return None
-        metrics: dict[str, Any] = read_json(self.metrics)
+        metrics = read_json(self.metrics)
+        if not isinstance(metrics, dict):
+            raise UdxError(f"{self.metrics} does not hold metrics; remove it and evaluate the run again")
+        for name in ("mAP", "NDS"):
+            value = metrics.get(name, 0.0)
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise UdxError(f"{self.metrics} has {name} {value!r:.40}, which is no share; evaluate the run again")
         return metrics
 
     def record(self) -> CheckpointRecord:

@@ -89,7 +89,9 @@ def test_it_learns() -> None:
     assert loss.item() < 0.1 * first
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"channels": 0}, "1 channel"), ({"temperature": 0.0}, "positive")])
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"channels": 0}, "must be at least 1 "), ({"temperature": 0.0}, "positive")]
+)
 def test_bad_settings_are_named(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Contrastive(weight=1.0, **settings)

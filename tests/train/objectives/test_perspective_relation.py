@@ -89,5 +89,5 @@ def test_a_weaker_teacher_gets_an_adapter() -> None:
 def test_what_cannot_be_compared_is_named() -> None:
     with pytest.raises(UdxError, match="the teacher has no cameras"):
         PerspectiveRelation(weight=1.0).build(Pair(student=declare(perspective=3), teacher=declare()))
-    with pytest.raises(ValueError, match="at least 1 cell"):
+    with pytest.raises(ValueError, match="must be at least 1 "):
         PerspectiveRelation(weight=1.0, pool=0)

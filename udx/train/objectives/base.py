@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from udx.errors import UdxError
 from udx.geometry import BevGrid
+from udx.models.detection_loss import MAX_WEIGHT
 from udx.models.taps import DeclaredTaps, PerspectiveTap, Tap, Taps
+from udx.ranges import require_range
 from udx.train.losses import Boxes, crucial_points
 from udx.train.objects import Objects as Objects
 
@@ -64,14 +66,13 @@ class ObjectiveConfig(abc.ABC):
     nothing.
 
     Raises:
-        ValueError: the weight is negative or not finite.
+        ValueError: the weight is negative, too large or not finite.
     """
 
     weight: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"the weight of a distillation loss must be finite and at least 0, not {self.weight}")
+        require_range(at_least=0, at_most=MAX_WEIGHT, **{"the weight of a distillation loss": self.weight})
 
     @abc.abstractmethod
     def build(self, pair: Pair) -> Objective:

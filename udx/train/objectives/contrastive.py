@@ -15,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from udx.models.blocks import MAX_CHANNELS
 from udx.models.taps import Taps
 from udx.processes import mean_over_processes
+from udx.ranges import require_range
 from udx.train.losses import EPS, at_least_float32, box_features
 from udx.train.objectives.base import GridPair, Lesson, Objective, ObjectiveConfig, Objects, Pair, by_sample, of_all
 from udx.train.objectives.bridge import BevMap, declared_map, map_of
@@ -91,8 +93,7 @@ class Contrastive(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
-        if self.channels < 1:
-            raise ValueError(f"an embedding has at least 1 channel, not {self.channels}")
+        require_range(at_least=1, at_most=MAX_CHANNELS, **{"channels of the embedding": self.channels})
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"the contrastive temperature must be positive, not {self.temperature}")
 

@@ -9,13 +9,14 @@ Legend: N boxes, P points of the lattice, C channels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from udx.models.taps import Taps
+from udx.ranges import require_range
 from udx.train.losses import Boxes, box_features, cosines, matrix_distance
 from udx.train.objectives.base import (
     GridPair,
@@ -29,6 +30,8 @@ from udx.train.objectives.base import (
     of_all,
 )
 from udx.train.objectives.bridge import BevMap, declared_map, map_of
+
+MAX_SIDE: Final = 64
 
 
 class InnerGeometryObjective(Objective):
@@ -76,8 +79,7 @@ class InnerGeometry(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
-        if self.side < 2:
-            raise ValueError(f"a lattice has at least 2 points a side, not {self.side}")
+        require_range(at_least=2, at_most=MAX_SIDE, **{"points along a side of the lattice": self.side})
 
     def build(self, pair: Pair) -> InnerGeometryObjective:
         """Build the objective between two detectors."""

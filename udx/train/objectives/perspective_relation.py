@@ -6,7 +6,7 @@ cosines of every two positions of one image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from udx.models.taps import EncoderTaps
+from udx.ranges import require_range
 from udx.train.losses import at_least_float32, cosines
 from udx.train.objectives.base import Lesson, Objective, ObjectiveConfig, Objects, Pair, adapter, of_all
 from udx.train.objectives.perspective import feature_maps, require_same_view
+
+MAX_POOL: Final = 256
 
 
 class PerspectiveRelationObjective(Objective):
@@ -63,8 +66,7 @@ class PerspectiveRelation(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
-        if self.pool < 1:
-            raise ValueError(f"a position is at least 1 cell wide, not {self.pool}")
+        require_range(at_least=1, at_most=MAX_POOL, **{"the width of a position in cells": self.pool})
 
     def build(self, pair: Pair) -> PerspectiveRelationObjective:
         """Build the objective between two detectors."""
