@@ -98,7 +98,7 @@ def test_every_number_of_a_method_is_taken_or_refused(method):
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
-        ("train.optimiser.learning_rate=-1", "learning_rate must be above 0"),
+        ("train.optimiser.learning_rate=-1", "learning_rate must be at least 0"),
         ("train.optimiser.learning_rate=NaN", "finite number"),
         ("train.seed=-1", "seed must be at least 0"),
         ("train.workers=100000", "workers must be at least 0 and at most 256"),

@@ -39,7 +39,7 @@ class OptimiserConfig:
     drops: tuple[float, ...] = (0.5, 0.75)
 
     def __post_init__(self) -> None:
-        require_range(above=0, at_most=1e3, learning_rate=self.learning_rate)
+        require_range(at_least=0, at_most=1e3, learning_rate=self.learning_rate)
         require_range(at_least=0, at_most=1e3, weight_decay=self.weight_decay)
         require_range(at_least=0, below=1, warmup=self.warmup)
         require_range(above=0, at_most=1e9, clip_norm=self.clip_norm)
