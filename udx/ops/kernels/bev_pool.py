@@ -38,7 +38,8 @@ def bev_pool_kernel(
     sample = tl.program_id(2).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     in_channels = channel < CHANNELS
-    begin = tl.maximum(tl.load(cell_offsets + sample * (cells + 1) + cell), 0)
+    # Clamped at both ends: a slot beyond 2³¹ would wrap to a negative one, which is below every end.
+    begin = tl.minimum(tl.maximum(tl.load(cell_offsets + sample * (cells + 1) + cell), 0), slots)
     end = tl.minimum(tl.load(cell_offsets + sample * (cells + 1) + cell + 1), slots)
     own_index = point_index + sample * slots
     own_depth = depth + sample * POINTS
