@@ -1,0 +1,241 @@
+"""What a launch asks of the memory, counted warp by warp as a GPU sees it.
+
+A warp's access to global memory is one request; the memory serves it in sectors of 32 bytes. ``Counter`` is given to a
+launch (``tests.ptx.launch``) and makes ``LaunchCounts`` of what it saw:
+
+- ``AccessCounts`` for each instruction that touches global memory;
+- sectors that differ within a CTA: what the L2 must deliver if the L1 keeps everything until the CTA ends;
+- sectors that differ within the launch: what must come from device memory if the L2 keeps everything;
+- lanes at work: of all lanes of all warps that execute an instruction, the part whose predicate is true.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tests.ptx.formats import Array
+from tests.ptx.program import Instruction
+
+SECTOR_BYTES: Final = 32
+WARP: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessCounts:
+    """Global accesses of one instruction, or of several together.
+
+    Args:
+        line: line of the PTX, 0 for several instructions together.
+        text: the instruction.
+        kind: ``load``, ``store`` or ``atomic``.
+        tensors: names of the allocations that it touched.
+        bytes: bytes that the lanes asked for; a lane that loads what another does asks again.
+        issues: warps that executed it, also those with no lane at work.
+        requests: those with at least one lane at work.
+        lanes: lanes whose predicate was true.
+        sectors: sectors of each request, summed.
+    """
+
+    line: int
+    text: str
+    kind: str
+    tensors: tuple[str, ...]
+    bytes: int
+    issues: int
+    requests: int
+    lanes: int
+    sectors: int
+
+    @property
+    def lanes_at_work(self) -> float:
+        """Part of the lanes of the warps that executed it whose predicate was true."""
+        return self.lanes / (WARP * self.issues) if self.issues else 0.0
+
+    @property
+    def lanes_per_sector(self) -> float:
+        """Values (one a lane and instruction) in each sector of a request; 8 is most for 4 bytes."""
+        return self.lanes / self.sectors if self.sectors else 0.0
+
+    @property
+    def sector_bytes(self) -> int:
+        """Bytes that move if no cache merges requests."""
+        return SECTOR_BYTES * self.sectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchCounts:
+    """Counts of one launch.
+
+    Args:
+        kernel: name of the entry.
+        ctas: programs launched.
+        issues: instructions executed, once for each warp.
+        lanes: lanes of them whose predicate was true.
+        accesses: counts of each instruction that touches global memory, by line.
+        sectors_by_cta: by allocation, sectors that differ within a CTA and that loads touch, summed over the CTAs.
+        sectors_by_launch: by allocation, sectors that differ within the launch and that loads touch.
+        shared_issues: accesses to shared memory, once for each warp.
+    """
+
+    kernel: str
+    ctas: int
+    issues: int
+    lanes: int
+    accesses: tuple[AccessCounts, ...]
+    sectors_by_cta: dict[str, int]
+    sectors_by_launch: dict[str, int]
+    shared_issues: int
+
+    @property
+    def lanes_at_work(self) -> float:
+        """Over all instructions."""
+        return self.lanes / (WARP * self.issues) if self.issues else 0.0
+
+    def total(self, kind: str, *tensors: str) -> AccessCounts:
+        """Counts of all instructions of a kind together; with names only those that touch these allocations alone."""
+        chosen = [
+            one for one in self.accesses if one.kind == kind and (not tensors or set(one.tensors) <= set(tensors))
+        ]
+        return AccessCounts(
+            line=0,
+            text=f"every {kind}",
+            kind=kind,
+            tensors=tuple(sorted({name for one in chosen for name in one.tensors})),
+            bytes=sum(one.bytes for one in chosen),
+            issues=sum(one.issues for one in chosen),
+            requests=sum(one.requests for one in chosen),
+            lanes=sum(one.lanes for one in chosen),
+            sectors=sum(one.sectors for one in chosen),
+        )
+
+    def l2_bytes(self, *tensors: str) -> int:
+        """Bytes that loads fetch from the L2 if the L1 keeps all until the CTA ends, of all allocations or some."""
+        return SECTOR_BYTES * sum(self.sectors_by_cta[name] for name in tensors or self.sectors_by_cta)
+
+    def device_bytes(self, *tensors: str) -> int:
+        """Bytes that loads fetch from device memory if the L2 keeps everything; of all allocations or some."""
+        return SECTOR_BYTES * sum(self.sectors_by_launch[name] for name in tensors or self.sectors_by_launch)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One execution of an instruction by the lanes of some warps.
+
+    Args:
+        instruction: what was executed.
+        kind: ``load``, ``store`` or ``atomic``.
+        warps: warps that executed it.
+        cta: CTA of each lane at work, counted in the launch.
+        warp: warp of each lane at work, counted in the launch.
+        address: first byte of each lane at work.
+        owner: index of its allocation.
+        size: bytes of each lane.
+    """
+
+    instruction: Instruction
+    kind: str
+    warps: int
+    cta: Array
+    warp: Array
+    address: Array
+    owner: Array
+    size: int
+
+
+class Counter:
+    """Counts a launch; one that wants each access itself overrides ``access``."""
+
+    def __init__(self) -> None:
+        self._accesses: dict[int, _Sums] = {}
+        self._cta_sectors: list[Array] = []
+        self._by_cta: dict[int, int] = {}
+        self._by_launch: dict[int, list[Array]] = {}
+        self._issues = self._lanes = self._ctas = self._shared = 0
+
+    def issue(self, warps: int, lanes: int) -> None:
+        """Some warps executed an instruction, with so many lanes at work."""
+        self._issues += warps
+        self._lanes += lanes
+
+    def shared_access(self, warps: int) -> None:
+        """Some warps executed an access to shared memory."""
+        self._shared += warps
+
+    def access(self, access: Access) -> None:
+        """Some warps executed an access to global memory."""
+        sums = self._accesses.setdefault(access.instruction.line, _Sums(access.instruction, access.kind))
+        sums.issues += access.warps
+        if not len(access.address):
+            return
+        owners = np.unique(access.owner)
+        sums.owners.update(owners.tolist())
+        sums.lanes += len(access.address)
+        sums.bytes += len(access.address) * access.size
+        sums.requests += len(np.unique(access.warp))
+        first, last = access.address // SECTOR_BYTES, (access.address + np.uint64(access.size - 1)) // SECTOR_BYTES
+        ends = (first,) if (first == last).all() else (first, last)
+        sums.sectors += len(_distinct(np.concatenate([access.warp] * len(ends)), np.concatenate(ends)))
+        if access.kind == "load":
+            for sector in ends:
+                self._cta_sectors.append(_distinct(access.cta, sector))
+                for owner in owners.tolist():
+                    self._by_launch.setdefault(owner, []).append(np.unique(sector[access.owner == owner]))
+
+    def end_batch(self, ctas: int, begins: Array) -> None:
+        """Some CTAs have ended; ``begins`` are the addresses of the allocations."""
+        self._ctas += ctas
+        if self._cta_sectors:
+            pairs = np.unique(np.concatenate(self._cta_sectors))
+            owner = np.searchsorted(begins // SECTOR_BYTES, _sector_of(pairs), side="right") - 1
+            for one, number in zip(*np.unique(owner, return_counts=True), strict=True):
+                self._by_cta[int(one)] = self._by_cta.get(int(one), 0) + int(number)
+            self._cta_sectors.clear()
+        for one, sectors in self._by_launch.items():
+            self._by_launch[one] = [np.unique(np.concatenate(sectors))]
+
+    def counts(self, kernel: str, names: Iterable[str]) -> LaunchCounts:
+        """What was counted; ``names`` are those of the allocations, in the order of their indices."""
+        names = tuple(names)
+        accesses = [
+            AccessCounts(
+                line=line,
+                text=one.instruction.text,
+                kind=one.kind,
+                tensors=tuple(names[owner] for owner in sorted(one.owners)),
+                bytes=one.bytes,
+                issues=one.issues,
+                requests=one.requests,
+                lanes=one.lanes,
+                sectors=one.sectors,
+            )
+            for line, one in sorted(self._accesses.items())
+        ]
+        return LaunchCounts(
+            kernel=kernel,
+            ctas=self._ctas,
+            issues=self._issues,
+            lanes=self._lanes,
+            accesses=tuple(accesses),
+            sectors_by_cta={name: self._by_cta.get(owner, 0) for owner, name in enumerate(names)},
+            sectors_by_launch={name: sum(map(len, self._by_launch.get(owner, []))) for owner, name in enumerate(names)},
+            shared_issues=self._shared,
+        )
+
+
+class _Sums:
+    def __init__(self, instruction: Instruction, kind: str) -> None:
+        self.instruction, self.kind = instruction, kind
+        self.owners: set[int] = set()
+        self.bytes = self.issues = self.requests = self.lanes = self.sectors = 0
+
+
+def _distinct(who: Array, sector: Array) -> Array:
+    """Different pairs of a CTA or warp and a sector, as one number each."""
+    return np.unique((who.astype(np.uint64) << np.uint64(43)) | sector)
+
+
+def _sector_of(pairs: Array) -> Array:
+    sector: Array = pairs & np.uint64(2**43 - 1)
+    return sector
