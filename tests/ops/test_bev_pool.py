@@ -172,8 +172,8 @@ def test_kernels_keep_a_bad_plan_from_memory(kernel_home):
         ([0, 3, 6], [2, 2]),
         ([-(2**31), 5, 2**31 - 1], [4, 0]),
         ([4, 2, 6], [0, 2]),
-    ):
         ([2**31 - 1, 2, 6], [0, 2]),
+    ):
         plan = index, torch.tensor([offsets]).int()
         pooled = kernel_home.run(homes.launch, "bev_pool", "pool", depth, context, *plan)
         assert pooled.flatten().tolist() == expected
