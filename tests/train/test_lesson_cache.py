@@ -356,6 +356,12 @@ def test_a_key_needs_digests():
         ("[]", "damaged or not of the format"),
         ('{"format": "udx-lessons/99", "key": {}}', "damaged or not of the format"),
         ('{"format": "udx-lessons/1", "key": null}', "damaged or not of the format"),
+        ('{"format": "udx-lessons/1", "key": {"augmentation": NaN}}', "not valid JSON"),
+        ('{"format": "udx-lessons/1", "key": {"augmentation": 1e999}}', "not valid JSON"),
+        (
+            f'{{"format": "udx-lessons/1", "key": {{"teacher": {"[" * 900}{"]" * 900}}}}}',
+            "different|too deeply|not valid",
+        ),
         ('{"format": "udx-lessons/1", "key": {}}', "a different teacher, dataset, augmentation, "),
     ],
 )

@@ -7,6 +7,7 @@ any number of processes may read and write at the same time.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -318,7 +319,10 @@ def _claim(folder: Path, key: CacheKey) -> None:
     written = read_json(path)
     if not (isinstance(written, dict) and written.get("format") == FORMAT and isinstance(written.get("key"), dict)):
         raise UdxError(f"{path} is damaged or not of the format {FORMAT}; remove the folder {folder}")
-    differing = _differing(written["key"], to_plain(key))
+    try:
+        differing = _differing(written["key"], to_plain(key))
+    except RecursionError as error:
+        raise UdxError(f"{path} is damaged: it is nested too deeply; remove the folder {folder}") from error
     if differing:
         raise UdxError(
             f"the lessons in {folder} were made with a different {', '.join(differing)}; "
@@ -422,4 +426,4 @@ def _file(path: Path) -> bytes:
         state = _State.of(path)
     except OSError as error:
         raise UdxError(f"cannot read {path}: {error.strerror}; restore it or unpack its archive") from error
-    return f"{path.name} {state.size} {state.mtime_ns}".encode()
+    return os.fsencode(path.name) + f" {state.size} {state.mtime_ns}".encode()
