@@ -11,9 +11,10 @@ import sys
 import pytest
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
 from udx import console
-from udx.console import Grid, Lines, PhaseLines, Phases, bar, duration, phases, table
+from udx.console import Grid, Lines, PhaseLines, Phases, Terminal, bar, duration, phases, say, table
 
 STEPS_OF_A_TRAINING = """
 from udx.console import bar
@@ -150,6 +151,47 @@ def test_in_a_pipe_a_table_is_as_wide_as_it_likes(capsys):
     shown = capsys.readouterr().out
     (row,) = (line for line in shown.splitlines() if "ONNX [FP32]" in line)
     assert "12.34" in row and reason.strip() in row
+
+
+HOSTILE = "a \x1b]0;owned\x07 \x1b[2J \x9b31m \u202e b"
+SHOWN = "a \\x1b]0;owned \\x1b[2J \\x9b31m \\u202e b"  # rich itself leaves the bell out
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """What a terminal that can do everything is sent."""
+    file = io.StringIO()
+    terminal = Terminal(file=file, force_terminal=True, color_system="truecolor", width=200)
+    monkeypatch.setattr(console, "console", terminal)
+    monkeypatch.setattr(console, "messages", terminal)
+    return file
+
+
+@pytest.mark.parametrize(
+    "show", [say, lambda text: table("title", ["name"], [[text]]), lambda text: table(text, [text], [])]
+)
+def test_what_terminals_obey_is_shown_and_not_sent(sent, show):
+    show(HOSTILE)
+    assert "\x1b]" not in sent.getvalue() and "\x1b[2J" not in sent.getvalue()
+    assert not {"\x07", "\x9b", "\u202e"} & set(sent.getvalue())
+    assert "x1b]0;owned" in sent.getvalue()
+
+
+def test_a_line_is_shown_whole(sent):
+    say(HOSTILE)
+    say("12 000 µs, größer")
+    assert sent.getvalue() == f"{SHOWN}\n12 000 µs, größer\n"
+
+
+def test_what_is_said_beside_a_bar_is_no_command(sent):
+    with bar(HOSTILE) as update:
+        update(1, 2, HOSTILE)
+    assert not {"\x07", "\x9b", "\u202e"} & set(sent.getvalue())
+
+
+def test_colours_of_udx_itself_are_sent(sent):
+    console.console.print(Text("red", style="red"))
+    assert sent.getvalue() == "\x1b[31mred\x1b[0m\n"
 
 
 def test_phases_come_and_go_and_the_titled_bar_stays():

@@ -24,8 +24,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
+
+from udx.errors import escaped
 
 if TYPE_CHECKING:
     from udx.data.detections import Detections
@@ -45,7 +48,16 @@ LINE_EVERY_S: Final = (5.0, 60.0)
 
 
 class Terminal(Console):
-    """A console that outlives its reader: when a pipe breaks, what is said is lost, and the program goes on."""
+    """A console that outlives its reader, and prints no control characters but its own.
+
+    When a pipe breaks, what is said is lost, and the program goes on. Names in files of strangers may hold what moves
+    the cursor, colours or renames the terminal: that is shown as escapes.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as rich does, with the text of every segment made harmless."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escaped(segment.text, keep="\n"))
 
     def on_broken_pipe(self) -> None:
         """Say nothing more, and let the last flush of the interpreter succeed."""
@@ -287,7 +299,8 @@ def present(renderable: RenderableType) -> None:
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Collection[str] = ()) -> None:
     """Print a table: the first column and those that ``texts`` names are text, the others are figures."""
-    present(Grid(title, tuple(header), tuple(map(tuple, rows)), frozenset((header[0], *texts))))
+    cells = tuple(tuple(escaped(cell) for cell in row) for row in rows)  # so that columns are as wide as what is shown
+    present(Grid(title, tuple(header), cells, frozenset((header[0], *texts))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The one exception that a user is meant to see."""
 
+import unicodedata
 from typing import Final
 
 MAX_SENTENCE: Final = 2000
@@ -13,9 +14,24 @@ class UdxError(Exception):
     """
 
     def __str__(self) -> str:
-        # Names in files from strangers may hold line breaks and what terminals obey: those are shown, not sent.
-        said = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in super().__str__())
+        said = escaped(super().__str__())
         return said if len(said) <= MAX_SENTENCE else said[:MAX_SENTENCE] + "…"
+
+
+def escaped(text: str, keep: str = "") -> str:
+    """Replace control characters by their escapes: names in files from strangers may hold what terminals obey.
+
+    Args:
+        text: what is to be printed.
+        keep: characters that stay, such as the line break.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if _is_harmless(letter) or letter in keep else ascii(letter)[1:-1] for letter in text)
+
+
+def _is_harmless(letter: str) -> bool:
+    return letter.isprintable() or unicodedata.category(letter) == "Zs"  # spaces of other widths
 
 
 def first_line(error: Exception) -> str:

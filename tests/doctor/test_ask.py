@@ -1,13 +1,12 @@
 """Whatever a library does when it is asked, there is an answer, and this process lives on."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from udx.doctor import ask as module
-from udx.doctor.ask import Probed, ask, ask_all, is_installed
+from udx.doctor.ask import Probed, ask, ask_all, is_installed, probe_command
 from udx.doctor.probes import MARK
 
 
@@ -65,12 +64,15 @@ def test_a_library_whose_import_dies_takes_only_its_probe_with_it(tmp_path: Path
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text("import os; os.abort()")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = module.ask([sys.executable, "-m", "udx.doctor.probes", "triton"], 60.0)
+    found = module.ask(probe_command("triton"), 60.0)
     assert found == Probed(failure="it crashes (SIGABRT) when it is loaded")
 
 
-def test_the_probes_work_from_any_folder(tmp_path: Path):
-    command = [sys.executable, "-c", "import os, sys; os.chdir(sys.argv[1])", str(tmp_path)]
-    assert subprocess.run(command).returncode == 0
-    found = ask([sys.executable, "-m", "udx.doctor.probes", "driver"], 60.0)
+@pytest.mark.parametrize("probe", ["driver", "onnxruntime"])
+def test_the_probes_run_no_file_of_the_current_folder(tmp_path: Path, monkeypatch, probe):
+    for name in ("udx", "numpy", "onnxruntime", "ctypes", "json", "dataclasses"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran', 'a').write({name!r})")
+    monkeypatch.chdir(tmp_path)
+    found = ask(probe_command(probe), 60.0)
     assert found.failure is None and found.facts
+    assert not (tmp_path / "ran").exists()

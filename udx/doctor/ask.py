@@ -52,7 +52,12 @@ def ask_all(ticked: Callable[[int, int], None], limit_s: float = TIME_LIMIT_S) -
 def _ask_if_installed(name: str, limit_s: float) -> Probed:
     if name in MODULES and not is_installed(MODULES[name]):
         return Probed(failure="it is not installed", installed=False)
-    return ask([sys.executable, "-m", "udx.doctor.probes", name], limit_s)
+    return ask(probe_command(name), limit_s)
+
+
+def probe_command(name: str) -> list[str]:
+    """How a probe is started; ``-P`` keeps Python from importing what lies in the current folder."""
+    return [sys.executable, "-P", "-m", "udx.doctor.probes", name]
 
 
 def is_installed(module: str) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, Final
 from udx.config import to_plain
 from udx.errors import UdxError
 from udx.launch import CompiledKernel, KernelFile, Launch
+from udx.workers import end_with_parent
 
 PTX_VERSIONS: Final = {80: 70, 86: 71, 87: 74, 89: 78, 90: 80, 100: 86, 103: 88, 120: 87, 121: 88}
 """For each architecture the oldest PTX ISA that has it, times ten."""
@@ -70,7 +71,7 @@ def compiled(jobs: Sequence[tuple[Launch, int]]) -> Iterator[CompiledImage]:
     if workers < 2:
         yield from (_image(job) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         yield from pool.map(_image, jobs)
 
 

@@ -35,6 +35,7 @@ from udx.files import write_json, write_with
 from udx.geometry.arrays import FloatArray
 from udx.geometry.boxes import points_in_box
 from udx.geometry.se3 import inverse, transform_points
+from udx.workers import end_with_parent
 
 if TYPE_CHECKING:
     from udx.data.synth.render import Rendering
@@ -200,9 +201,10 @@ def _executor(device: str, workers: int | None, jobs: int) -> Iterator[Executor 
 
 
 def _be_a_worker() -> None:
-    """One thread each, and Ctrl-C is the parent's business."""
+    """One thread each, Ctrl-C is the parent's business, and no worker outlives it."""
     import torch
 
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
