@@ -66,6 +66,16 @@ def test_custom_nodes_have_bodies_and_the_plugins_attributes(engines, name):
         assert attributes["aot"] == PLUGIN_ATTRIBUTES["aot"] == 1
 
 
+@pytest.mark.parametrize("name", ["cam", "lidar", "fusion"])
+def test_an_index_is_divided_by_one_node(engines, name):
+    """Rounding down takes eight, among them Equal of bools, which several programs do not read."""
+    histogram = engines[name].manifest.graph.op_histogram
+    assert not {"And", "Xor", "Or", "Not", "Sign", "Floor"} & set(histogram)
+    assert histogram["Equal"] == 1  # a heatmap's peaks
+    assert histogram["Mod"] == 2
+    assert histogram["Div"] == 3 + (name != "lidar")  # two of indices; of a heading's sine and cosine; of pixels
+
+
 def test_distilled_and_undistilled_students_are_one_structure(engines):
     one, other = (identify(engines[name].path) for name in ("cam", "distilled"))
     assert differences(one.structure, other.structure) == ()

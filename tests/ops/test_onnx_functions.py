@@ -13,9 +13,10 @@ from tests.tiny import FRUSTUM, ring_of_cameras
 from tests.tiny import GRID as BEV_GRID
 from udx.export.translate import translation_table
 from udx.geometry import pooling_plan
-from udx.operators import OPSET, PLUGIN_ATTRIBUTES
+from udx.operators import OPSET, PLUGIN_ATTRIBUTES, BevPool, TensorType
 from udx.ops import bev_pool, dropped_of, pillar_features, pillar_scatter, voxelize
-from udx.ops.onnx_functions import FUNCTIONS, function_protos
+from udx.ops.onnx_functions import function_protos
+from udx.runtime.numpy_kernels import run_kernel
 
 
 class Pool(torch.nn.Module):
@@ -102,11 +103,29 @@ def pillar_sessions(pillars_model):
 
 def test_every_kernel_is_one_node_with_the_plugin_s_attributes(pillars_model, pool_model):
     nodes = [node for model in (pillars_model, pool_model) for node in model.graph.node if node.domain == "udx"]
-    assert {node.op_type for node in nodes} == {function.name for function in FUNCTIONS}
+    assert {node.op_type for node in nodes} == {function.name for function in function_protos()}
     for node in nodes:
         attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
         plugin = {name: attributes[name] for name in PLUGIN_ATTRIBUTES}
         assert plugin == {"plugin_namespace": b"udx", "plugin_version": b"1", "aot": 1}
+
+
+def test_bodies_are_of_operators_that_every_reader_has():
+    for body in function_protos():
+        assert not {"Loop", "Scan", "If", "NonZero", "Unique", "GridSample"} & {node.op_type for node in body.node}
+        assert all(node.domain == "" for node in body.node)
+
+
+def test_constants_in_bodies_are_tensors():
+    """GraphSurgeon reads ``value_float`` as a double, and others read ``value`` alone."""
+    for body in function_protos():
+        readers = {name: node for node in body.node for name in node.input}
+        for node in (node for node in body.node if node.op_type == "Constant"):
+            (attribute,) = node.attribute
+            if attribute.ref_attr_name:
+                assert readers[node.output[0]].op_type == "Cast"
+            else:
+                assert attribute.name == "value"
 
 
 def test_strict_inference_finds_every_shape(pillars_model, pool_model):
@@ -164,6 +183,24 @@ def test_pooling_gives_the_same_for_every_plan(dtypes, accuracy):
         expected = bev_pool(*case)
         assert pooled.dtype == expected.numpy().dtype
         np.testing.assert_allclose(pooled, expected, atol=accuracy)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pooling_has_the_bits_of_the_numpy_kernel(seed):
+    """Cells of no, few, exactly sixteen and many points; what is not finite stays in its own cells."""
+    sizes = np.random.default_rng(seed).permutation([0, 0, 1, 15, 16, 17, 31, 32, 33, 100])
+    depth, context, index, _ = random_case(seed, bins=36, cells=1, dtypes=SINGLE)
+    offsets = torch.from_numpy(np.cumsum([0, *sizes], dtype=np.int32)).expand(2, -1).contiguous()
+    context[0, 0, 0, 0, 0], context[1, 1, 1, 1, 1] = torch.inf, torch.nan
+    (pooled,) = session(export(Pool(), depth, context, index, offsets))(depth, context, index, offsets)
+    expected = np.full_like(pooled, -77)
+    given = [tensor.numpy() for tensor in (depth, context, index, offsets)]
+    launch = BevPool().launch([TensorType(tensor.dtype.name, tensor.shape) for tensor in given])
+    run_kernel(launch, given, [expected])
+    np.testing.assert_array_equal(pooled, expected)
+    finite = np.isfinite(pooled)
+    assert not finite.all()
+    np.testing.assert_array_equal(finite, np.isfinite(bev_pool(depth, context, index, offsets)))
 
 
 def test_one_session_serves_two_rigs():

@@ -1,4 +1,7 @@
-"""How torch's exporter writes the BEV operators: one ``udx`` node for each kernel, with the plugin's attributes."""
+"""How torch's exporter writes the BEV operators: one ``udx`` node for each kernel, with the plugin's attributes.
+
+And how it divides indices: ONNX's Div of integers rounds toward zero, and the exporter's own way there is by FP32.
+"""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -89,7 +92,13 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         # The map is FP32 because atomics are; no cast is left in a graph that is FP32 anyway.
         return pillars if features.dtype == ir.DataType.FLOAT else opset20.CastLike(pillars, features)
 
+    def write_index_division(index: Any, divisor: Any, rounding_mode: str | None = None) -> Any:
+        if not (index.dtype.is_integer() and isinstance(divisor, int) and rounding_mode == "trunc"):
+            raise NotImplementedError("a detector divides indices by whole numbers, rounded toward zero, and no others")
+        return opset20.Div(index, opset20.CastLike(opset20.Constant(value=ir.tensor(divisor)), index))
+
     return {
+        torch.ops.aten.div.Tensor_mode: write_index_division,
         torch.ops.udx.bev_pool.default: write_bev_pool,
         torch.ops.udx.voxelize.default: write_voxelize,
         torch.ops.udx.pillar_features.default: write_pillar_features,

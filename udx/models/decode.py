@@ -33,7 +33,8 @@ def decode(heads: HeadMaps, grid: BevGrid, max_boxes: int) -> DecodedBoxes:
     heat = heads.heatmap_BKHW.float().sigmoid()
     is_peak = heat == F.max_pool2d(heat, kernel_size=3, stride=1, padding=1)
     scores_BK, index_BK = torch.topk((heat * is_peak).flatten(1), max_boxes, dim=1)
-    labels_BK = index_BK // (rows * columns)
+    # Rounding toward zero is one node in ONNX, rounding down is eight; indices are not negative.
+    labels_BK = torch.div(index_BK, rows * columns, rounding_mode="trunc")
     cell_BK = index_BK % (rows * columns)
     task_of_class = torch.tensor(TASK_OF_CLASS, device=heat.device)
     # (B, tasks · cells, channels of one task): a box's regression is one row.
@@ -44,7 +45,7 @@ def decode(heads: HeadMaps, grid: BevGrid, max_boxes: int) -> DecodedBoxes:
         1, row_BK[..., None].expand(-1, -1, REGRESSION_CHANNELS)
     ).split([2, 1, 3, 2, 2], dim=-1)
     x = ((cell_BK % columns) + 0.5 + offset[..., 0]) * grid.cell + grid.x_min
-    y = ((cell_BK // columns) + 0.5 + offset[..., 1]) * grid.cell + grid.y_min
+    y = (torch.div(cell_BK, columns, rounding_mode="trunc") + 0.5 + offset[..., 1]) * grid.cell + grid.y_min
     yaw = torch.atan2(heading[..., 0], heading[..., 1])
     boxes_BK9 = torch.cat([torch.stack([x, y], -1), z, log_size.clamp(-3, 4).exp(), yaw[..., None], velocity], -1)
     assert heat.shape[1] == len(CLASSES)

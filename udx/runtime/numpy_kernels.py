@@ -56,10 +56,12 @@ def bev_pool(inputs: Sequence[Array], outputs: Sequence[Array], constants: Const
         cell = np.repeat(np.arange(len(counts)), chunks)
         first = begin[cell] + LANES * (np.arange(len(cell)) - first_chunk[cell])
         sums = np.zeros((len(cell), pooled.shape[-1]), np.float32)
+        # What no slot fills reads a row of zeros behind the last pixel.
+        pixels = np.pad(context.reshape(-1, context.shape[-1]).astype(np.float32), ((0, 1), (0, 0)))
         for slot in (first + lane for lane in range(LANES)):
             filled = slot < (begin + counts)[cell]
             point = point_index[np.where(filled, slot, begin[cell])]
-            sums += _lifted(depth.reshape(-1), context.reshape(-1, context.shape[-1]), point, filled, constants)
+            sums += _lifted(depth.reshape(-1), pixels, point, filled, constants)
         # The cells of most chunks first: those that have an n-th chunk are then always the first few.
         order = np.argsort(-chunks, kind="stable")
         having = np.searchsorted(-chunks[order], -np.arange(chunks.max(initial=0)), side="left")
@@ -70,14 +72,17 @@ def bev_pool(inputs: Sequence[Array], outputs: Sequence[Array], constants: Const
 
 
 def _lifted(depth_P: Array, context_RC: Array, point: Array, filled: Array, constants: Constants) -> Array:
-    """Depth × context (len(point), C) of points, in FP32; zero where not filled, or for an index that is no point's."""
+    """Depth × context (len(point), C) of points, in FP32; zero where not filled, or for an index that is no point's.
+
+    The last row of ``context_RC`` is zeros.
+    """
     bins, pixels = constants["BINS"], constants["PIXELS"]
-    real = (point >= 0) & (point < constants["POINTS"])
+    real = filled & (point >= 0) & (point < constants["POINTS"])
     known = np.where(real, point, 0)
-    pixel = known // (bins * pixels) * pixels + known % pixels
-    weight = np.where(filled & real, depth_P[known].astype(np.float32), np.float32(0))
-    product: Array = weight[:, None] * context_RC[pixel].astype(np.float32)
-    return product if real.all() else np.where(real[:, None], product, np.float32(0))
+    pixel = np.where(real, known // (bins * pixels) * pixels + known % pixels, len(context_RC) - 1)
+    weight = np.where(real, depth_P[known].astype(np.float32), np.float32(0))
+    product: Array = weight[:, None] * context_RC[pixel]
+    return product
 
 
 def voxel_cells(inputs: Sequence[Array], outputs: Sequence[Array], constants: Constants) -> None:
