@@ -20,6 +20,8 @@ from tests.ptx.program import Instruction
 
 SECTOR_BYTES: Final = 32
 WARP: Final = 32
+SECTOR_BITS: Final = np.uint64(43)
+SECTOR_MASK: Final = np.uint64(2**43 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +129,8 @@ class Access:
         instruction: what was executed.
         kind: ``load``, ``store`` or ``atomic``.
         warps: warps that executed it.
-        cta: CTA of each lane at work, counted in the launch.
         warp: warp of each lane at work, counted in the launch.
+        warps_per_cta: warps of a CTA.
         address: first byte of each lane at work.
         owner: index of its allocation.
         size: bytes of each lane.
@@ -137,8 +139,8 @@ class Access:
     instruction: Instruction
     kind: str
     warps: int
-    cta: Array
     warp: Array
+    warps_per_cta: int
     address: Array
     owner: Array
     size: int
@@ -151,7 +153,7 @@ class Counter:
         self._accesses: dict[int, _Sums] = {}
         self._cta_sectors: list[Array] = []
         self._by_cta: dict[int, int] = {}
-        self._by_launch: dict[int, list[Array]] = {}
+        self._by_launch: dict[int, Array] = {}
         self._issues = self._lanes = self._ctas = self._shared = 0
 
     def issue(self, warps: int, lanes: int) -> None:
@@ -173,27 +175,29 @@ class Counter:
         sums.owners.update(owners.tolist())
         sums.lanes += len(access.address)
         sums.bytes += len(access.address) * access.size
-        sums.requests += len(np.unique(access.warp))
+        sums.requests += count_runs(access.warp)
         first, last = access.address // SECTOR_BYTES, (access.address + np.uint64(access.size - 1)) // SECTOR_BYTES
         ends = (first,) if (first == last).all() else (first, last)
-        sums.sectors += len(_distinct(np.concatenate([access.warp] * len(ends)), np.concatenate(ends)))
+        pairs = _distinct(np.concatenate([access.warp] * len(ends)), np.concatenate(ends))
+        sums.sectors += len(pairs)
         if access.kind == "load":
-            for sector in ends:
-                self._cta_sectors.append(_distinct(access.cta, sector))
-                for owner in owners.tolist():
-                    self._by_launch.setdefault(owner, []).append(np.unique(sector[access.owner == owner]))
+            sector = pairs & SECTOR_MASK
+            cta = (pairs >> SECTOR_BITS) // np.uint64(access.warps_per_cta)
+            self._cta_sectors.append((cta << SECTOR_BITS) | sector)
 
     def end_batch(self, ctas: int, begins: Array) -> None:
         """Some CTAs have ended; ``begins`` are the addresses of the allocations."""
         self._ctas += ctas
-        if self._cta_sectors:
-            pairs = np.unique(np.concatenate(self._cta_sectors))
-            owner = np.searchsorted(begins // SECTOR_BYTES, _sector_of(pairs), side="right") - 1
-            for one, number in zip(*np.unique(owner, return_counts=True), strict=True):
-                self._by_cta[int(one)] = self._by_cta.get(int(one), 0) + int(number)
-            self._cta_sectors.clear()
-        for one, sectors in self._by_launch.items():
-            self._by_launch[one] = [np.unique(np.concatenate(sectors))]
+        if not self._cta_sectors:
+            return
+        pairs = np.unique(np.concatenate(self._cta_sectors))
+        self._cta_sectors.clear()
+        sectors = pairs & SECTOR_MASK
+        owner = np.searchsorted(begins // SECTOR_BYTES, sectors, side="right") - 1
+        for one in np.unique(owner).tolist():
+            own = sectors[owner == one]
+            self._by_cta[one] = self._by_cta.get(one, 0) + len(own)
+            self._by_launch[one] = np.unique(np.concatenate([self._by_launch.get(one, own[:0]), own]))
 
     def counts(self, kernel: str, names: Iterable[str]) -> LaunchCounts:
         """What was counted; ``names`` are those of the allocations, in the order of their indices."""
@@ -219,9 +223,14 @@ class Counter:
             lanes=self._lanes,
             accesses=tuple(accesses),
             sectors_by_cta={name: self._by_cta.get(owner, 0) for owner, name in enumerate(names)},
-            sectors_by_launch={name: sum(map(len, self._by_launch.get(owner, []))) for owner, name in enumerate(names)},
+            sectors_by_launch={name: len(self._by_launch.get(owner, ())) for owner, name in enumerate(names)},
             shared_issues=self._shared,
         )
+
+
+def count_runs(values: Array) -> int:
+    """How many different values there are in an array that is in order."""
+    return int(np.count_nonzero(values[1:] != values[:-1])) + 1 if len(values) else 0
 
 
 class _Sums:
@@ -231,11 +240,9 @@ class _Sums:
         self.bytes = self.issues = self.requests = self.lanes = self.sectors = 0
 
 
-def _distinct(who: Array, sector: Array) -> Array:
-    """Different pairs of a CTA or warp and a sector, as one number each."""
-    return np.unique((who.astype(np.uint64) << np.uint64(43)) | sector)
-
-
-def _sector_of(pairs: Array) -> Array:
-    sector: Array = pairs & np.uint64(2**43 - 1)
-    return sector
+def _distinct(warp: Array, sector: Array) -> Array:
+    """Different pairs of a warp and a sector, as one number each."""
+    pairs = (warp.astype(np.uint64) << SECTOR_BITS) | sector
+    # Neighbouring lanes mostly touch the same sector: most of the work is done before sorting.
+    changed = np.flatnonzero(pairs[1:] != pairs[:-1]) + 1
+    return np.unique(pairs[np.concatenate([[0], changed])])

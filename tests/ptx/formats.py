@@ -6,6 +6,7 @@ enough to be rounded once; those of FP32 are FP32.
 """
 
 import re
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ CANONICAL_NAN = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "f64": 0x7FF8
 """The NaN that arithmetic gives, whatever NaN it was given."""
 
 
+@cache
 def bits_of(kind: str) -> int:
     """Width of a PTX type, as 32 for ``f16x2``."""
     if kind == "pred":

@@ -53,7 +53,7 @@ class GlobalMemory:
         whole = -(-place // ALIGNMENT) * ALIGNMENT  # whole elements of any width
         self._bytes = np.full(whole, GARBAGE, np.uint8)
         self._holds = np.zeros(whole, np.uint8)
-        self._begins = np.array([one.address for one in found.values()], np.uint64)
+        self.begins: Final = np.array([one.address for one in found.values()], np.uint64)
         self._ends = np.array([one.address + one.size for one in found.values()], np.uint64)
         self._writable = np.array([one.writable for one in found.values()], np.bool_)
 
@@ -85,7 +85,7 @@ class GlobalMemory:
         if size > 1 and (odd := address & np.uint64(size - 1)).any():
             position = int(np.flatnonzero(odd)[0])
             raise Fault(Misaligned, position, f"address {address[position]:#x} is no multiple of {size} bytes")
-        owner = np.searchsorted(self._begins, address, side="right") - 1
+        owner = np.searchsorted(self.begins, address, side="right") - 1
         known = np.maximum(owner, 0)
         outside = (owner < 0) | (address + np.uint64(size) > self._ends[known]) if len(self._ends) else owner < 0
         if outside.any():

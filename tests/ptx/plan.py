@@ -15,7 +15,8 @@ import numpy as np
 from tests.ptx.counts import Counter, LaunchCounts
 from tests.ptx.errors import PtxError
 from tests.ptx.formats import Array
-from tests.ptx.machine import Launch, run
+from tests.ptx.groups import Launch
+from tests.ptx.machine import run
 from tests.ptx.memory import GlobalMemory
 from tests.ptx.program import parse
 from udx.ops.aot import CompiledImage

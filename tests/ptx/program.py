@@ -146,6 +146,15 @@ class Program:
         return tuple(range(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True))
 
     @cached_property
+    def ends(self) -> dict[int, int]:
+        """For each index the end of its block."""
+        return {place: block.stop for block in self.blocks for place in block}
+
+    def live_at(self, place: int | None) -> frozenset[str]:
+        """Names of the registers that may still be read at the beginning of a block; behind the end none."""
+        return frozenset() if place is None else self.live.get(place, frozenset())
+
+    @cached_property
     def live(self) -> dict[int, frozenset[str]]:
         """Names of the registers that may still be read, by the first index of each block."""
         effects = {block.start: self._effect(block) for block in self.blocks}

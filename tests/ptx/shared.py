@@ -23,8 +23,6 @@ from tests.ptx.memory import GARBAGE
 
 BASE: Final = 1024
 """Address of the first byte, as on Ampere and later, where the system has the first KiB."""
-NOBODY: Final = -1
-SEVERAL: Final = -2
 
 
 class SharedMemory:
@@ -36,10 +34,10 @@ class SharedMemory:
         self._stride = -(-size // 16) * 16
         self._bytes = np.full(ctas * self._stride, GARBAGE, np.uint8)
         cells = ctas * self._stride // cell
-        self._writes, self._reads = _Accesses(cells), _Accesses(cells)
-        self._time = np.zeros(ctas, np.int32)
+        self._writes, self._reads = np.zeros(cells, np.int64), np.zeros(cells, np.int64)
+        self._time = np.ones(ctas, np.int64)
         """Barriers that a CTA has passed."""
-        self._warp_time = np.zeros(ctas * threads // 32, np.int32)
+        self._warp_time = np.zeros(ctas * threads // 32, np.int64)
         """Barriers that a warp has passed, its own and those of its CTA."""
 
     def pass_barrier(self, lane: Array) -> None:
@@ -104,56 +102,68 @@ class SharedMemory:
 
     def _check_reads(self, lane: Array, place: Array, size: int) -> None:
         cells = self._cells(place, size)
-        self._require_order(self._writes, lane, cells, np.ones(cells.shape, np.bool_), "reads", "wrote")
-        self._record(self._reads, lane, cells)
+        own = self._stamp(lane)
+        self._require_order(self._writes, own, cells, None, "reads", "wrote")
+        _record(self._reads, own, cells)
 
     def _check_writes(self, lane: Array, cells: Array, changes: Array) -> None:
-        self._require_order(self._reads, lane, cells, np.ones(cells.shape, np.bool_), "writes", "read")
-        self._require_order(self._writes, lane, cells, changes, "writes", "wrote")
-        self._record(self._writes, lane, cells)
+        own = self._stamp(lane)
+        self._require_order(self._reads, own, cells, None, "writes", "read")
+        self._require_order(self._writes, own, cells, changes, "writes", "wrote")
+        _record(self._writes, own, cells)
+
+    def _stamp(self, lane: Array) -> Array:
+        """Who and when, as one number for each lane (lanes, 1): see the constants above."""
+        time, warp_time = self._time[lane // self._threads], self._warp_time[lane >> 5]
+        stamp: Array = (time << TIME_SHIFT) | (warp_time << WARP_TIME_SHIFT) | lane
+        return stamp[:, None]
 
     def _require_order(
-        self, earlier: "_Accesses", lane: Array, cells: Array, counts: Array, does: str, did: str
+        self, earlier: Array, own: Array, cells: Array, counts: Array | None, does: str, did: str
     ) -> None:
-        other = earlier.lane[cells]
-        recent = earlier.time[cells] == self._time[lane // self._threads][:, None]
-        unordered = (other != NOBODY) & (other != lane[:, None]) & recent & counts
-        if not unordered.any():
-            return
-        warp = lane >> 5
-        ordered = (earlier.warp[cells] == warp[:, None]) & (earlier.warp_time[cells] != self._warp_time[warp][:, None])
-        unordered &= ~ordered
+        before = earlier[cells]
+        unordered = _recent(before, own) & (((before ^ own) & (LANE_MASK | SEVERAL_LANES | SEVERAL_WARPS)) != 0)
+        if counts is not None:
+            unordered &= counts
         if not unordered.any():
             return
         position = int(np.flatnonzero(unordered.any(axis=1))[0])
         item = int(np.flatnonzero(unordered[position])[0])
         place = int(cells[position, item]) * self.cell % self._stride
-        whom = int(other[position, item])
-        by = "several lanes" if whom == SEVERAL else f"thread {whom % self._threads}"
+        who = int(before[position, item])
+        several = who & (SEVERAL_LANES | SEVERAL_WARPS)
+        by = "several lanes" if several else f"thread {(who & LANE_MASK) % self._threads}"
         raise Fault(Race, position, f"{does} shared address {place:+d}, which {by} {did}, without a barrier between")
 
-    def _record(self, accesses: "_Accesses", lane: Array, cells: Array) -> None:
-        warp = lane >> 5
-        own_lane, own_warp = (np.broadcast_to(one[:, None], cells.shape) for one in (lane, warp))
-        time = np.broadcast_to(self._time[lane // self._threads][:, None], cells.shape)
-        warp_time = np.broadcast_to(self._warp_time[warp][:, None], cells.shape)
-        before_lane, before_warp = accesses.lane[cells], accesses.warp[cells]
-        counts = (before_lane != NOBODY) & (accesses.time[cells] == time)
-        counts &= (before_warp != own_warp) | (accesses.warp_time[cells] == warp_time)
-        accesses.lane[cells], accesses.warp[cells] = own_lane, own_warp
-        accesses.time[cells], accesses.warp_time[cells] = time, warp_time
-        # Of several lanes the last one was recorded; the others see that it is not they.
-        accesses.lane[cells[accesses.lane[cells] != own_lane]] = SEVERAL
-        accesses.warp[cells[accesses.warp[cells] != own_warp]] = SEVERAL
-        accesses.lane[cells[counts & (before_lane != own_lane)]] = SEVERAL
-        accesses.warp[cells[counts & (before_warp != own_warp)]] = SEVERAL
+
+LANE_MASK: Final = 2**16 - 1
+WARP_MASK: Final = LANE_MASK - 31
+SEVERAL_LANES: Final = 2**16
+SEVERAL_WARPS: Final = 2**17
+WARP_TIME_SHIFT: Final = 18
+WARP_TIME_MASK: Final = 2**40 - 2**18
+TIME_SHIFT: Final = 40
+"""Parts of a stamp: a lane, whether there are others or others of another warp, the warp's time, and the CTA's."""
 
 
-class _Accesses:
-    """For each cell who used it last, and when."""
+def _recent(before: Array, own: Array) -> Array:
+    """Whether nothing lies between the use with stamp ``before`` and one with stamp ``own``."""
+    difference = before ^ own
+    ordered = ((difference & (WARP_MASK | SEVERAL_WARPS)) == 0) & ((difference & WARP_TIME_MASK) != 0)
+    recent: Array = ((difference >> TIME_SHIFT) == 0) & ~ordered
+    return recent
 
-    def __init__(self, cells: int) -> None:
-        self.lane = np.full(cells, NOBODY, np.int32)
-        self.warp = np.full(cells, NOBODY, np.int32)
-        self.time = np.zeros(cells, np.int32)
-        self.warp_time = np.zeros(cells, np.int32)
+
+def _record(stamps: Array, own: Array, cells: Array) -> None:
+    """Note a use of cells, together with those before it that nothing orders."""
+    before = stamps[cells]
+    counts, difference = _recent(before, own), before ^ own
+    stamp = np.broadcast_to(own, cells.shape).copy()
+    stamp[counts & ((difference & (LANE_MASK | SEVERAL_LANES)) != 0)] |= SEVERAL_LANES
+    stamp[counts & ((difference & (WARP_MASK | SEVERAL_WARPS)) != 0)] |= SEVERAL_WARPS
+    stamps[cells] = stamp
+    # Of several lanes the last one was noted; the others see that it is not they.
+    difference = stamps[cells] ^ stamp
+    if difference.any():
+        stamps[cells[(difference & (LANE_MASK | SEVERAL_LANES)) != 0]] |= SEVERAL_LANES
+        stamps[cells[(difference & (WARP_MASK | SEVERAL_WARPS)) != 0]] |= SEVERAL_WARPS
