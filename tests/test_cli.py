@@ -17,7 +17,7 @@ VERBS = {
     "train": {
         "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
         "--sweep-cache", "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run",
-        "--json",
+        "--list-recipes", "--list-methods", "--help-config", "--json",
     },
     "runs": {"--json"},
     "replay": {"--json"},
@@ -37,8 +37,8 @@ VERBS = {
         "--blocks", "--max-minutes", "--warmup", "--margin", "--clock", "--core", "--threads", "--json", "--html",
     },
     "predict": {
-        "--engine", "--data", "--version", "--sample", "--split", "--images", "--points", "--rig", "--backend",
-        "--score", "--png", "--json",
+        "--engine", "--data", "--version", "--sample", "--list-samples", "--split", "--images", "--points", "--rig",
+        "--backend", "--score", "--png", "--json",
     },
     "doctor": {"--require", "--json"},
 }  # fmt: skip
@@ -109,6 +109,24 @@ def test_help_loads_nothing_heavy():
         (("eval", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
         (("bench", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
         (("bench",), "an engine with --engine, or a run with --run"),
+        (("bench", "--run", "nowhere", "--no-accuracy"), "--no-accuracy is for an engine"),
+        (("bench", "--engine", "nowhere.onnx", "--no-accuracy"), "none is named with --data; leave it out"),
+        (("bench", "--engine", "nowhere.onnx", "--margin", "0.1"), "nothing is named with --against; leave it out"),
+        (("bench", "--engine", "nowhere.onnx", "--backend", "onnx"), "no backend 'onnx' (did you mean onnxruntime"),
+        (("train", "--recipe", "nanno"), "did you mean nano?"),
+        (("train", "--method", "bevdistil"), "did you mean bevdistill"),
+        (("train", "--set", "train.batchsize=3"), "did you mean train.batch_size"),
+        (("train", "--teacher", "fusoin"), "--teacher fusoin is no run, it has no checkpoint.safetensors; name cam"),
+        (("train", "--init", "nowhere"), "--init nowhere is no run"),
+        (("train", "--teacher-cache", "kept"), "name a teacher with --teacher"),
+        (("eval", "--run", "nowhere", "--backend", "tensorrt"), "--backend tensorrt is for --engine"),
+        (("export",), "the sensors of a student with --student, or a run with --run"),
+        (("predict",), "name the engine file to run with --engine"),
+        (("predict", "--engine", "nowhere.onnx", "--score", "2"), "2.0 is not in the range"),
+        (("predict", "--list-samples", "--score", "0.5"), "--score is not used by --list-samples"),
+        (("calibrate", "nowhere.onnx", "--steps", "10"), "--learn names no run"),
+        (("calibrate", "nowhere.onnx", "--plain", "--judged", "10"), "--judged is for the skip list, and --plain"),
+        (("calibrate", "nowhere.onnx", "--like", "b.onnx", "--max-map-drop", "1"), "--max-map-drop is for a skip list"),
         (("bench", "--run", "nowhere"), "there is no checkpoint"),
         (("bench", "--run", "nowhere", "--clock", "cpu"), "--clock is for a comparison of engines"),
         (("check", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
@@ -133,6 +151,110 @@ def test_a_mistake_is_one_sentence_and_status_2(capsys, monkeypatch, tmp_path, a
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--method", "max"), ("--learn", "r"), ("--teacher", "r"), ("--steps", 9), ("--plain",), ("--judged", 9),
+     ("--max-map-drop", 1)],
+)  # fmt: skip
+def test_options_that_fp16_does_not_use_are_refused(capsys, monkeypatch, options):
+    status, _, error = udx(capsys, monkeypatch, "calibrate", "nowhere.onnx", "--precision", "fp16", *options)
+    assert status == 2
+    assert f"{options[0]} is for INT8 and FP8, and --precision fp16 makes no use of it" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("calibrate", "s.onnx", "--out", "s.onnx"),
+        ("calibrate", "s.onnx", "--report", "s.html", "--json", "s.html"),
+        ("calibrate", "s.onnx", "--like", "s.int8.onnx"),
+        ("calibrate", "s.onnx", "--report", "link.onnx"),
+        ("build", "s.onnx", "--segments", "onnxruntime", "--out", "hard.onnx"),
+        ("check", "s.onnx", "--json", "./s.onnx"),
+        ("bench", "--engine", "s.onnx", "--html", "s.onnx"),
+        ("bench", "--engine", "other.onnx", "--against", "s.onnx", "--json", "link.onnx"),
+        ("eval", "--engine", "s.onnx", "--json", "hard.onnx"),
+        ("eval", "--run", "run", "--json", "run/config.json"),
+        ("predict", "--engine", "s.onnx", "--data", "world", "--json", "world/v1.0-mini/scene.json"),
+    ],
+)
+def test_no_output_overwrites_an_input(capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    for name in ("s.onnx", "other.onnx", "s.int8.onnx", "run/config.json", "world/v1.0-mini/scene.json"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+    Path("link.onnx").symlink_to("s.onnx")
+    Path("hard.onnx").hardlink_to("s.onnx")
+    before = {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    status, _, error = udx(capsys, monkeypatch, *arguments)
+    assert status == 2 and "choose" in error and error.count("\n") == 1
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("doctor", "--json", "file/doctor.json"),
+        ("bench", "--engine", "nowhere.onnx", "--html", "folder"),
+        ("bench", "--engine", "nowhere.onnx", "--json", "/proc/none/report.json"),
+        ("train", "--out", "/proc/none/run"),
+        ("train", "--out", "taken"),
+    ],
+)
+def test_outputs_are_tried_before_any_work(capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("a file")
+    Path("folder").mkdir()
+    Path("taken").mkdir()
+    Path("taken/config.json").write_text("{}")
+    monkeypatch.setattr("udx.train.job.open_data", lambda *_: pytest.fail("the data was opened"))
+    monkeypatch.setattr("udx.doctor.examine.examine", lambda *_: pytest.fail("the machine was examined"))
+    monkeypatch.setattr("udx.commands.bench_engine", lambda *_, **__: pytest.fail("it was measured"))
+    status, _, error = udx(capsys, monkeypatch, *arguments)
+    assert status == 2 and "Traceback" not in error and error.count("\n") == 1
+    assert "name a file in it" in error or "choose another" in error
+
+
+def test_names_that_options_take_are_those_that_there_are():
+    from udx.runtime.engine import BACKENDS
+    from udx.train.methods import METHODS
+    from udx.train.recipes import RECIPES
+
+    assert tuple(RECIPES) == cli.RECIPES
+    assert tuple(METHODS) == cli.METHODS
+    assert BACKENDS == cli.ENGINE_BACKENDS
+    assert all(function.__doc__ for function in (*RECIPES.values(), *METHODS.values()))
+
+
+def test_recipes_methods_and_fields_are_listed(capsys, monkeypatch):
+    for option, names in (("--list-recipes", cli.RECIPES), ("--list-methods", cli.METHODS)):
+        status, out, _ = udx(capsys, monkeypatch, "train", option)
+        assert status == 0 and all(f"\n{name} " in out for name in names)
+    status, out, _ = udx(capsys, monkeypatch, "train", "--help-config", "--student", "lidar", "--set", "train.seed=77")
+    assert status == 0
+    fields = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert fields["train.seed"].split() == ["train.seed", "int", "77"]
+    assert fields["train.precision"].split()[1:8] == ["auto", "or", "no", "or", "fp16", "or", "bf16"]
+    assert "detector.spec.lidar.max_points" in fields and "distillation.objectives.feature.weight" in fields
+
+
+def test_udx_alone_shows_its_help_and_is_no_mistake(capsys, monkeypatch):
+    for words in ((), ("data",)):
+        status, out, _ = udx(capsys, monkeypatch, *words)
+        assert status == 0 and "Commands:" in out
+
+
+def test_json_on_standard_output_is_json_alone(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, out, error = udx(capsys, monkeypatch, "runs", "--json", "-")
+    assert status == 0 and json.loads(out) == []
+    assert "runs, mAP and NDS in %" in error
+    assert list(tmp_path.iterdir()) == []
+    status, out, _ = udx(capsys, monkeypatch, "runs", "--json", "./-")
+    assert status == 0 and "runs, mAP and NDS in %" in out
+    assert json.loads((tmp_path / "-").read_text()) == []
+
+
 def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
     """Train a teacher by name, distil, evaluate run and engine alike, export, bench, predict."""
     monkeypatch.chdir(tmp_path)
@@ -147,7 +269,8 @@ def test_the_whole_road(capsys, monkeypatch, tmp_path, world_root):
             capsys, monkeypatch, "train", *source, *more, "--out", run, "--epochs", 2, *settings, "--json", "m.json"
         )
         assert status == 0, error
-        assert "mAP" in out
+        assert f"{run}: mAP" in out and f"next: udx export --run {run}" in error
+        assert f"run {run}: {more[1]} detector, recipe nano" in error and "2 steps in 2 epochs" in error
         assert json.loads(Path("m.json").read_text()) == json.loads((run / "metrics.json").read_text())
 
     status, out, error = udx(capsys, monkeypatch, "export", "--student", "cam", "--json", "export.json")
@@ -243,8 +366,9 @@ def test_a_damaged_file_in_training_is_one_sentence(
     arguments = ("--student", "fusion", "--data", root, "--out", tmp_path / "run", "--epochs", 1, *settings)
     status, _, error = udx(capsys, monkeypatch, "train", *arguments)
     assert status == 2
-    assert said in error
-    assert error.count("\n") == 1
+    *told, last = error.strip().splitlines()
+    assert last.startswith("udx: ") and said in last
+    assert len(told) == 3 and told[0].startswith("run ")  # what was to be trained
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
 
 

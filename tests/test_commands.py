@@ -17,12 +17,8 @@ HERE = Path("somewhere")
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "predict needs one keyframe"),
-        ({"root": HERE}, "predict needs one keyframe"),
         ({"root": HERE, "sample": "a", "split": "val"}, "give one of them"),
         ({"images": HERE, "sample": "a", "root": HERE}, "give one of them"),
-        ({"sample": "a"}, "--sample and --split are of a dataroot"),
-        ({"split": "val"}, "--sample and --split are of a dataroot"),
         ({"images": HERE, "root": HERE}, "--images and --points are not"),
         ({"points": HERE, "root": HERE}, "--images and --points are not"),
         ({"root": HERE, "sample": "a", "rig": HERE}, "a dataroot holds its own calibration; leave --rig out"),
@@ -31,6 +27,16 @@ HERE = Path("somewhere")
 def test_exactly_one_source_is_named(fields, said):
     with pytest.raises(UdxError, match=said):
         Source(**fields)
+
+
+def test_pictures_are_not_drawn_over_what_is_read(engine, tmp_path):
+    for name in ("b", "a"):
+        np.save(tmp_path / f"{name}.npy", np.ones((3, 4), np.float32))
+    (tmp_path / "a.png").hardlink_to(tmp_path / "b.npy")
+    with pytest.raises(UdxError, match=r"--png would write over .*a\.png, which is read"):
+        predict(engine, source={"points": tmp_path}, png=tmp_path)
+    with pytest.raises(UdxError, match="--png would write over"):
+        predict(engine, source={"points": tmp_path / "a.npy"}, png=tmp_path / "a.npy")
 
 
 def predict(engine, **fields):

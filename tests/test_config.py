@@ -40,7 +40,7 @@ def test_an_override_keeps_the_type():
     ("assignment", "said"),
     [
         ("train.epochs", "no '='"),
-        ("train.epoch=1", "no field 'train.epoch'; the fields are recipe, "),
+        ("train.epoch=1", "no field 'train.epoch' (did you mean train.epochs"),
         ("train=1", "expected fields of TrainConfig"),
         ("train.epochs=1.5", "expected int, not 1.5"),
         ("train.epochs=true", "expected int, not True"),

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from udx import entry
+from udx.errors import MissingHardwareError, UdxError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -111,3 +115,51 @@ def test_a_full_disk_names_no_file_that_it_does_not_know(tmp_path):
     done = run_script(FULL, cwd=tmp_path / "work")
     assert done.returncode == 2
     assert done.stderr == b"udx: No space left on device; see to it and run the command again\n"
+
+
+def end_with(capsys, error: BaseException) -> tuple[int, str]:
+    @click.command()
+    def command() -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["udx"])
+        with pytest.raises(SystemExit) as end:
+            entry.run_command(command)
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UdxError("no such file; name another"), 2, "udx: no such file; name another\n"),
+        (MissingHardwareError("no GPU is here; go to one"), 3, "udx: no GPU is here; go to one\n"),
+        (KeyboardInterrupt(), 130, "udx: interrupted"),
+        (FileNotFoundError(2, "No such file or directory", "x.json"), 2, "udx: x.json: No such file or directory"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "pip install 'udx[train]' brings it"),
+        (ModuleNotFoundError("No module", name="nuscenes.eval"), 2, "udx: nuscenes is not installed"),
+        (ModuleNotFoundError("No module", name="onnxruntime"), 2, "pip install 'udx[cpu]' brings it"),
+        (ModuleNotFoundError("No module", name="tensorrt"), 2, "pip install 'udx[tensorrt]' brings it"),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_status(capsys, error, status, said):
+    found, shown = end_with(capsys, error)
+    assert found == status
+    shown = shown.lstrip("\n")  # click ends the line that ^C stands on
+    assert shown.startswith("udx: ") and said in shown and shown.count("\n") == 1
+
+
+def test_a_module_that_no_extra_brings_is_a_bug():
+    @click.command()
+    def command() -> None:
+        raise ModuleNotFoundError("No module named 'udx.gone'", name="udx.gone")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModuleNotFoundError):
+        patch.setattr("sys.argv", ["udx"])
+        entry.run_command(command)
+
+
+def test_every_extra_is_declared():
+    from importlib import metadata
+
+    assert set(entry.EXTRAS.values()) <= set(metadata.metadata("udx").get_all("Provides-Extra"))

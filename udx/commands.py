@@ -1,5 +1,6 @@
 """What ``udx eval``, ``bench`` and ``predict`` do: open the data and the run or engine that were named."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from udx.data.dataset import default_splits, open_or_make
 from udx.data.detections import Detections
-from udx.data.evaluation import Metrics, evaluate, submission_of
+from udx.data.evaluation import Metrics, evaluate, require_devkit, submission_of
 from udx.data.frame import KeyFrame
-from udx.data.nuscenes import load_keyframes
+from udx.data.nuscenes import keyframe_of, load_keyframes
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
+from udx.outputs import overwritten
 from udx.runtime.bench import bench
+from udx.runtime.cuda_driver import cuda_driver, first_device
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import keyframe_frames
 from udx.runtime.measure import Protocol
@@ -33,6 +36,27 @@ BENCH_KEYFRAMES = 20
 """Keyframes that a measurement with data goes around."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What an evaluation found, of what, and on which keyframes."""
+
+    metrics: Metrics
+    subject: str
+    data: str
+    split: str
+    samples: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Figures, then what they are of, for the terminal."""
+        errors = ", ".join(f"{name} {value:.3f}" for name, value in self.metrics.tp_errors.items())
+        return [
+            f"{self.metrics.summary()} ({errors})",
+            f"{self.subject} on {self.samples} keyframes of split {self.split} of {self.data}, "
+            f"{self.seconds / self.samples:.3f} s each with reading",
+        ]
+
+
 def score(
     run_folder: Path | None,
     engine: Path | None,
@@ -42,7 +66,7 @@ def score(
     split: str | None,
     backend: str,
     progress: Tick,
-) -> Metrics:
+) -> Scored:
     """Evaluate a run in torch, or an engine in its backend, with nuScenes' metrics.
 
     Raises:
@@ -51,21 +75,50 @@ def score(
     if (run_folder is None) == (engine is None):
         raise UdxError("eval needs either --run or --engine; give one of them")
     if engine is not None:
+        require_devkit()
         with open_engine(engine, backend) as runner:
             spec = runner.manifest.spec
             nusc, split, keyframes = _open(root, version, split, spec, progress)
+            began = time.monotonic()
             found = predict_all(runner, keyframes, progress=progress)
+            subject = f"engine {engine} in {runner.settings['backend']}"
     else:
         from udx.train.checkpoint import load_detector
         from udx.train.predict import predict as predict_in_torch
         from udx.train.run import Run
 
         assert run_folder is not None
+        if backend != "auto":
+            raise UdxError(f"a run is evaluated in torch, and --backend {backend} is for --engine; leave it out")
         detector, _ = load_detector(Run(run_folder).checkpoint)
+        subject = f"run {run_folder} in torch"
         spec = detector.config.spec
         nusc, split, keyframes = _open(root, version, split, spec, progress)
+        began = time.monotonic()
         found = predict_in_torch(detector, keyframes, progress=progress)
-    return evaluate(nusc, split, found, keyframes, modality=spec.modality)
+    took_s = time.monotonic() - began
+    return Scored(
+        metrics=evaluate(nusc, split, found, keyframes, modality=spec.modality),
+        subject=subject,
+        data=f"{nusc.dataroot} ({nusc.version})",
+        split=split,
+        samples=len(keyframes),
+        seconds=took_s,
+    )
+
+
+def hint_of_gpu(engine: Path, backend: str) -> str | None:
+    """What to say where an ONNX file is about to be measured on the CPU of a machine that has a GPU."""
+    if backend != "auto" or engine.suffix != ".onnx":
+        return None
+    try:
+        name = first_device(cuda_driver()).name
+    except UdxError:
+        return None
+    return (
+        f"note: this measures the CPU; for the {name} give --backend onnxruntime-cuda, or a plan that udx build makes "
+        f"of {engine}"
+    )
 
 
 def bench_engine(
@@ -162,6 +215,8 @@ def bench_run(
 class Source:
     """What to detect in: keyframe ``sample`` or all of ``split`` in ``root``; or ``images``, ``points`` or both.
 
+    Without ``root`` keyframes are the synthetic world's; without any of these it is the first of its validation split.
+
     Raises:
         UdxError: it is not exactly one of these, or something is missing or of no use to it.
     """
@@ -175,15 +230,20 @@ class Source:
     rig: Path | None = None
 
     def __post_init__(self) -> None:
-        if [bool(self.sample), bool(self.split), bool(self.images or self.points)].count(True) != 1:
+        if [bool(self.sample), bool(self.split), bool(self.images or self.points)].count(True) > 1:
             raise UdxError(
-                "predict needs one keyframe (--data, --sample), or a split (--data, --split), or a folder (--images, "
-                "--points); give one of them"
+                "predict takes one keyframe (--sample), or a split (--split), or a folder (--images, --points); give "
+                "one of them"
             )
-        if (self.root is None) == bool(self.sample or self.split):
-            raise UdxError("--sample and --split are of a dataroot, --images and --points are not; see --data")
-        if self.rig is not None and self.root is not None:
+        if self.is_folder and (self.root is not None or self.version is not None):
+            raise UdxError("--data and --version are of a dataroot, --images and --points are not; give one of them")
+        if self.rig is not None and not self.is_folder:
             raise UdxError("a dataroot holds its own calibration; leave --rig out")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is files and no dataroot."""
+        return self.images is not None or self.points is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +271,11 @@ def predict_source(
         boxes = sum(map(len, submission["results"].values()))
         said = f"{len(submission['results'])} keyframes of split {source.split}, {boxes} boxes{drawn}"
         return Prediction(json=submission, frames={}, lines=(said,))
-    if source.sample is not None:
-        found = predict_keyframe(engine, source=source, backend=backend, score=score, png=png)
+    if not source.is_folder:
+        token, found = predict_keyframe(engine, source=source, backend=backend, score=score, png=png, progress=progress)
         kept = found.above(score)
-        said = f"{len(kept)} boxes with a score of at least {score:g}{drawn}"
-        return Prediction(json=found.to_json(), frames={source.sample: kept}, lines=(said,))
+        said = f"keyframe {token}: {len(kept)} boxes with a score of at least {score:g}{drawn}"
+        return Prediction(json=found.to_json(), frames={token: kept}, lines=(said,))
     frames, notes = predict_folder(engine, source=source, backend=backend, score=score, png=png, progress=progress)
     shown = {token: found.above(score) for token, found in frames.items()}
     count = f"{len(frames)} frame{'s' if len(frames) > 1 else ''}"
@@ -225,18 +285,41 @@ def predict_source(
     )
 
 
-def predict_keyframe(engine: Path, *, source: Source, backend: str, score: float, png: Path | None) -> Detections:
-    """Run an engine on the keyframe whose token begins as the source says, and draw it if ``png`` is given.
+def predict_keyframe(
+    engine: Path, *, source: Source, backend: str, score: float, png: Path | None, progress: Tick
+) -> tuple[str, Detections]:
+    """Run an engine on one keyframe, and draw it if ``png`` is given.
+
+    It is the one whose token begins as the source says, or else the first of the validation split.
+
+    Returns:
+        Its token, and the detections.
 
     Raises:
         UdxError: no or several keyframes have such a token, or the engine or the data cannot be used.
     """
-    from udx.data.nuscenes import keyframe_of, open_dataroot
-
-    assert source.root is not None and source.sample is not None
     spec = open_engine(engine, backend).manifest.spec
-    keyframe = keyframe_of(open_dataroot(source.root, source.version), source.sample, max_sweeps=_sweeps(spec))
-    return predict(engine, keyframe, backend=backend, png=png, score=score)
+    if source.sample is None:
+        keyframe = _open(source.root, source.version, None, spec, progress)[2][0]
+    else:
+        nusc = open_or_make(source.root, source.version, progress)
+        keyframe = keyframe_of(nusc, source.sample, max_sweeps=_sweeps(spec))
+    if png is not None:
+        _require_no_input((png,), (keyframe,))
+    return keyframe.token, predict(engine, keyframe, backend=backend, png=png, score=score)
+
+
+def list_keyframes(
+    root: Path | None, version: str | None, split: str | None, progress: Tick
+) -> list[tuple[str, str, int]]:
+    """Token, scene and timestamp (µs) of every keyframe of a split, by default the validation split.
+
+    Raises:
+        UdxError: the data cannot be used, or there is no such split.
+    """
+    nusc = open_or_make(root, version, progress)
+    keyframes = load_keyframes(nusc, split or default_splits(nusc.version)[1], max_sweeps=1)
+    return [(keyframe.token, keyframe.scene, keyframe.timestamp_us) for keyframe in keyframes]
 
 
 def predict_split(
@@ -259,6 +342,8 @@ def predict_split(
     with open_engine(engine, backend) as runner:
         spec = runner.manifest.spec
         _, _, keyframes = _open(source.root, source.version, source.split, spec, progress)
+        if png_folder is not None:
+            _require_no_input([png_folder / f"{keyframe.token}.png" for keyframe in keyframes], keyframes)
         found = predict_all(runner, keyframes, progress=progress, png_folder=png_folder, score=score)
     return submission_of(found, keyframes, spec.modality)
 
@@ -297,6 +382,8 @@ def predict_folder(
             network_rig=manifest.rig,
         )
         single = png is not None and len(frames) == 1
+        if png is not None:
+            _require_no_input((png,) if single else [png / f"{frame.token}.png" for frame in frames], frames)
         found = predict_all(runner, frames, progress=progress, png_folder=None if single else png, score=score)
     if png is not None and single:
         draw_to(png, frames[0], found[frames[0].token], score)
@@ -305,6 +392,14 @@ def predict_folder(
         for token, beyond in thinned(frames, manifest.spec)
     ]
     return found, notes
+
+
+def _require_no_input(pictures: Sequence[Path], frames: Sequence[KeyFrame]) -> None:
+    """Refuse to draw over what is read."""
+    read = [path for frame in frames for path in (*frame.image_paths, *(sweep.path for sweep in frame.sweeps))]
+    taken = overwritten(pictures, read)
+    if taken is not None:
+        raise UdxError(f"--png would write over {taken}, which is read; name another file or folder")
 
 
 def _open(

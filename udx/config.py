@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from udx.errors import UdxError
+from udx.errors import UdxError, did_you_mean
 
 T = TypeVar("T")
 
@@ -78,8 +78,64 @@ def _assign(plain: dict[str, Any], assignment: str) -> None:
     for name in parents:
         target = target.get(name) if isinstance(target, dict) else None
     if not isinstance(target, dict) or last not in target:
-        raise UdxError(f"--set {assignment:.200}: no field {path!r}; the fields are {', '.join(_paths(plain))}")
+        raise UdxError(
+            f"--set {assignment:.200}: no field {path!r}{_meant(path, _paths(plain))}; "
+            "udx train --help-config lists all fields"
+        )
     target[last] = value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a configuration, for people: its path, what it takes, and its value as JSON."""
+
+    path: str
+    type: str
+    value: str
+
+
+def describe_fields(config: Any, prefix: str = "") -> Iterator[Field]:
+    """Every field that ``with_override`` changes, in order."""
+    kind: Any = type(config)
+    hints = _hints(kind)
+    for field in dataclasses.fields(kind):
+        path, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from describe_fields(value, f"{path}.")
+        elif isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, value.values())):
+            for name, part in value.items():
+                yield from describe_fields(part, f"{path}.{name}.")
+        else:
+            yield Field(path, _type_text(hints[field.name]), json.dumps(to_plain_value(value)))
+
+
+def to_plain_value(value: Any) -> Any:
+    """A field's value as JSON holds it."""
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _type_text(kind: Any) -> str:
+    """What a field takes, in words."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (types.UnionType, typing.Union):
+        said = [_type_text(item) for item in arguments if item is not type(None)]
+        return " or ".join(said + (["null"] if type(None) in arguments else []))
+    if origin is tuple:
+        many = arguments[-1] is Ellipsis
+        return f"list of {_type_text(arguments[0])}" if many else f"[{', '.join(map(_type_text, arguments))}]"
+    if origin in (dict, Mapping):
+        return f"names with {_type_text(arguments[1])}"
+    names = {bool: "true or false", str: "text", Any: "any"}
+    return names.get(kind) or str(getattr(kind, "__name__", kind))
+
+
+def _meant(path: str, known: list[str]) -> str:
+    """The fields that a wrong path may have meant: of a similar path, or of the same last name."""
+    last = path.rsplit(".", 1)[-1]
+    named = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    return f" (did you mean {' or '.join(named[:3])}?)" if named else did_you_mean(path, known)
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

@@ -293,8 +293,11 @@ def present(renderable: RenderableType) -> None:
     out = _results()
     if out.is_terminal:
         out.print(renderable, crop=False)
-    else:
-        Terminal(stderr=out.stderr, width=PIPE_WIDTH).print(renderable, crop=False)
+        return
+    with (wide := Terminal(width=PIPE_WIDTH)).capture() as captured:
+        wide.print(renderable, crop=False)
+    for line in captured.get().rstrip().splitlines():
+        say(line.rstrip())
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Collection[str] = ()) -> None:
@@ -347,15 +350,22 @@ class Grid:
         yield Text("")
 
 
-def boxes(title: str, detections: "Detections") -> None:
-    """Print a table of boxes."""
+def boxes(title: str, detections: "Detections", most: int) -> None:
+    """Print a table of at most so many boxes, the best first; nothing where there is none."""
     from udx.geometry import CLASSES
 
+    best = detections.scores_K.argsort(kind="stable")[::-1][:most]
     rows = [
-        [CLASSES[label], f"{score:.2f}", *(f"{value:.1f}" for value in box[:7])]
-        for box, score, label in zip(detections.boxes_K9, detections.scores_K, detections.labels_K, strict=True)
+        [
+            CLASSES[detections.labels_K[at]],
+            f"{detections.scores_K[at]:.3f}",
+            *(f"{value:.1f}" for value in detections.boxes_K9[at, :6]),
+            f"{detections.boxes_K9[at, 6]:.2f}",
+        ]
+        for at in best
     ]
-    table(title, ["class", "score", "x", "y", "z", "l", "w", "h", "yaw"], rows)
+    if rows:
+        table(title, ["class", "score", "x", "y", "z", "l", "w", "h", "yaw"], rows)
 
 
 def losses_line(losses: Mapping[str, float]) -> str:

@@ -3,32 +3,62 @@
 import io
 import os
 import sys
+from typing import Final
 
 import click
 
-from udx.errors import UdxError, escaped
+from udx.errors import MissingHardwareError, UdxError, escaped
+
+USER_ERROR: Final = 2
+MISSING_HARDWARE: Final = 3
+INTERRUPTED: Final = 130
+
+EXTRAS: Final = {
+    "accelerate": "train",
+    "jaxtyping": "train",
+    "nuscenes": "train",
+    "onnxscript": "train",
+    "pyquaternion": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "transformers": "train",
+    "triton": "train",
+    "onnxruntime": "cpu",
+    "cuda": "gpu",
+    "pycuda": "gpu",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx_bindings": "rtx",
+}
+"""The extra of udx that brings a module."""
 
 
 def run_command(command: click.Command) -> None:
-    """Run a command to its end: a user's error is one sentence and exit status 2, never a traceback."""
+    """Run a command to its end: a user's error is one sentence, never a traceback.
+
+    Exit status 2 is for what was given, 3 for what this machine lacks, 130 for an interruption.
+    """
     _prepare_process()
     try:
         command.main(standalone_mode=False)
+    except MissingHardwareError as error:
+        _end(str(error), MISSING_HARDWARE)
     except UdxError as error:
         _end(str(error))
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(USER_ERROR)
     except (KeyboardInterrupt, click.Abort):
-        _end("interrupted; what was finished is kept, and training goes on with --resume")
+        _end("interrupted; what was finished is kept, and training goes on with --resume", INTERRUPTED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _end(escaped(f"{where}{error.strerror or error}; see to it and run the command again"))
     except ModuleNotFoundError as error:
-        _end(
-            f"{error.name} is not installed, and this command needs it; "
-            "install udx with the extra train, or with cpu to run engines"
-        )
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        _end(f"{module} is not installed, and this command needs it; pip install 'udx[{EXTRAS[module]}]' brings it")
 
 
 def _prepare_process() -> None:
@@ -39,6 +69,10 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _end(sentence: str) -> None:
-    click.echo(f"udx: {sentence}", err=True)
-    sys.exit(2)
+def _end(sentence: str, status: int = USER_ERROR) -> None:
+    try:
+        click.echo(f"udx: {sentence}", err=True)
+    except OSError:  # nobody reads any more: the exit status still tells
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stderr.fileno())
+    sys.exit(status)

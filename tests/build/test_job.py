@@ -11,7 +11,7 @@ from tests.build.detectors import write_detector
 from tests.runtime.conftest import manifest_of
 from udx import cli
 from udx.build import job
-from udx.build.job import Request, target_of
+from udx.build.job import Request, default_plan, target_of
 from udx.errors import UdxError
 from udx.runtime.onnx_file import sealed
 from udx.runtime.partitioned import read_partitioned
@@ -46,6 +46,16 @@ def test_a_machine_with_nothing_installed_is_told_what_to_install(monkeypatch):
         target_of(request())
 
 
+def test_default_names_of_plans_do_not_collide():
+    names = [
+        default_plan(Path(f"folder/{stem}.onnx"), backend, segments)
+        for stem in ("student", "student-lidar", "student.int8")
+        for backend, segments in (("tensorrt", None), ("tensorrt-rtx", None), ("auto", "onnxruntime"))
+    ]
+    assert names[0] == Path("student.tensorrt.plan") and names[-1] == Path("student.int8.onnxruntime.plan")
+    assert len(set(names)) == len(names)
+
+
 def test_architectures_are_numbers():
     assert request(arch="86, 89,86").arches == (86, 89)
     assert request().arches == ()
@@ -74,7 +84,7 @@ def test_a_plan_is_built_and_described(capsys, monkeypatch, detector):
     status, said = udx(capsys, monkeypatch, detector.name, "--segments", "onnxruntime", "--json", "build.json")
     assert status == 0, said
     assert "1 segment for onnxruntime" in said
-    plan = read_partitioned(Path("student.plan")).plan
+    plan = read_partitioned(Path("student.onnxruntime.plan")).plan
     described = json.loads(Path("build.json").read_text())
     assert described["backend"] == "onnxruntime"
     assert described["precision"] == "fp32"
@@ -112,13 +122,13 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(capsys, monkeypatch, d
 
 
 def test_a_failing_build_leaves_the_old_plan(capsys, monkeypatch, detector):
-    Path("student.plan").write_text("old")
+    Path("student.onnxruntime.plan").write_text("old")
     content = detector.read_bytes()
     detector.write_bytes(content[: len(content) // 2])
     status, output = udx(capsys, monkeypatch, "student.onnx", "--segments", "onnxruntime")
     assert status == 2
     assert "damaged" in output
-    assert Path("student.plan").read_text() == "old"
+    assert Path("student.onnxruntime.plan").read_text() == "old"
 
 
 def test_a_node_of_another_udx_is_one_sentence(capsys, monkeypatch, detector):
@@ -130,4 +140,4 @@ def test_a_node_of_another_udx_is_one_sentence(capsys, monkeypatch, detector):
     status, output = udx(capsys, monkeypatch, "student.onnx", "--segments", "onnxruntime")
     assert status == 2
     assert "is a UdxVoxelThings, which this udx does not know" in output
-    assert not Path("student.plan").exists()
+    assert not Path("student.onnxruntime.plan").exists()

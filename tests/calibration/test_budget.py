@@ -25,6 +25,14 @@ def test_nothing_is_left_out_where_nothing_is_lost(placement):
     assert "every layer quantized, within the budget" in outcome.sentence()
 
 
+@pytest.mark.parametrize(("exact", "vacuous"), [(0.0, True), (0.005, True), (0.0051, False)])
+def test_a_budget_that_cannot_be_missed_says_nothing(placement, exact, vacuous):
+    outcome = meet(placement, ranked(placement), exact, lambda part: 0.0, 0.5)
+    assert outcome.vacuous is vacuous
+    assert ("within" in outcome.sentence()) is not vacuous
+    assert ("this says nothing of the loss" in outcome.sentence()) is vacuous
+
+
 def test_the_worst_layers_go_first_until_the_budget_is_kept(placement):
     """Two points lost, of which the worst layer causes 1 and the next 0.8."""
     order = ranked(placement)

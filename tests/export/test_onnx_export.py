@@ -1,6 +1,7 @@
 """The exported file is the student and nothing but the student, in stock ONNX Runtime, for every calibration."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -12,9 +13,10 @@ from tests.tiny import ring_of_cameras
 from udx.data.frame import Annotations, Sample
 from udx.data.inputs import input_shapes, inputs_of
 from udx.data.load import load_sample
+from udx.data.spec import Modality
 from udx.errors import UdxError
 from udx.export import onnx_export
-from udx.export.onnx_export import detections_of, export_run, export_student
+from udx.export.onnx_export import default_file, detections_of, export_run, find_run
 from udx.export.parity import Parity, agreement, compare
 from udx.manifest import METADATA_KEY, Manifest
 from udx.operators import DOMAIN, PLUGIN_ATTRIBUTES
@@ -190,9 +192,17 @@ def test_an_export_that_disagrees_with_torch_is_not_written(runs, tmp_path, monk
 
 def test_the_wrong_student_is_refused(runs, tmp_path):
     with pytest.raises(UdxError, match="holds a lidar detector, not cam"):
-        export_student("cam", runs["lidar"].folder, tmp_path / "student.onnx")
+        find_run("cam", runs["lidar"].folder)
     with pytest.raises(UdxError, match="there is no checkpoint"):
-        export_student("cam", tmp_path / "nothing", tmp_path / "student.onnx")
+        find_run("cam", tmp_path / "nothing")
+    assert find_run(None, runs["lidar"].folder) == (runs["lidar"], "lidar")
+
+
+def test_default_names_of_exports_do_not_collide():
+    kinds = [(modality, precision) for modality in get_args(Modality) for precision in ("fp32", "fp16")]
+    names = {kind: default_file(*kind).name for kind in kinds}
+    assert names["cam", "fp32"] == "student.onnx" and names["lidar", "fp32"] == "student-lidar.onnx"
+    assert len(set(names.values())) == len(names)
 
 
 def test_deployment_does_not_depend_on_a_hub(runs, monkeypatch):

@@ -73,6 +73,16 @@ def build(request: Request, display: Display) -> "PartitionedBuild | TensorrtBui
     )
 
 
+def default_plan(file: Path, backend: str, segments: str | None) -> Path:
+    """Name a plan after its file and what runs it: ``student.onnx`` becomes ``student.tensorrt.plan``.
+
+    Raises:
+        UdxError: as ``target_of``.
+    """
+    target = target_of(Request(file=file, out=file, backend=backend, segments=segments))
+    return Path(f"{file.stem}.{target}.plan")
+
+
 def target_of(request: Request) -> Target:
     """What the plan is for.
 

@@ -39,10 +39,20 @@ class Outcome:
         """Whether the budget is kept."""
         return self.drop <= self.budget
 
+    @property
+    def vacuous(self) -> bool:
+        """Whether the budget holds whatever is lost, because there is no more than that to lose."""
+        return 100.0 * self.exact_mAP <= self.budget
+
     def sentence(self) -> str:
         """What was done, and what it gave."""
         skipped = [step.skipped for step in self.steps if step.skipped]
         left = f"{len(skipped)} of the most sensitive layers left in FP32" if skipped else "every layer quantized"
+        if self.vacuous:
+            return (
+                f"FP32 itself has {100 * self.exact_mAP:.2f} points of mAP on these samples, no more than the budget "
+                f"of {self.budget:g}: this says nothing of the loss, with {left}"
+            )
         kept = "within" if self.met else "NOT within"
         return f"{self.drop:+.2f} points of mAP lost with {left}, {kept} the budget of {self.budget:g}"
 

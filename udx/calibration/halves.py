@@ -71,6 +71,10 @@ class Halved:
             "ranges": self.ranges,
         }
 
+    def warnings(self) -> list[str]:
+        """What makes the result doubtful: nothing."""
+        return []
+
     def summary(self) -> str:
         """One line for the terminal."""
         count = len(self.plan.float32.get("range", ()))

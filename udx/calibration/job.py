@@ -132,6 +132,7 @@ class Calibrated:
             plain["budget"] = {
                 "max_map_drop": self.outcome.budget,
                 "met": self.outcome.met,
+                "vacuous": self.outcome.vacuous,
                 "drop": self.outcome.drop,
                 "fp32_mAP": self.outcome.exact_mAP,
                 "samples": self.judged,
@@ -139,6 +140,12 @@ class Calibrated:
                 "explained": self.outcome.sentence(),
             }
         return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
+
+    def warnings(self) -> list[str]:
+        """What makes the result doubtful."""
+        if self.outcome is None or not self.outcome.vacuous:
+            return []
+        return [f"{self.outcome.sentence()}; calibrate a detector that is trained, on more samples (--judged)"]
 
     def summary(self) -> str:
         """One line for the terminal."""
@@ -149,7 +156,7 @@ class Calibrated:
             f"over {len(quantization.samples)} samples, {self.path.stat().st_size / 2**20:.1f} MiB "
             f"(FP32: {self.source.stat().st_size / 2**20:.1f})"
         ]
-        if self.outcome is not None:
+        if self.outcome is not None and not self.outcome.vacuous:
             said.append(self.outcome.sentence())
         return "; ".join([*said, *self.notes])
 

@@ -69,8 +69,9 @@ def _lead(calibrated: Calibrated) -> str:
     lead = html.paragraph(calibrated.summary())
     if calibrated.outcome is None:
         return lead
-    tone: html.Tone = "good" if calibrated.outcome.met else "bad"
-    headline = f"{calibrated.outcome.drop:+.2f} points of mAP lost"
+    tone: html.Tone = "unsure" if calibrated.outcome.vacuous else "good" if calibrated.outcome.met else "bad"
+    lost = f"{calibrated.outcome.drop:+.2f} points of mAP lost"
+    headline = "Nothing to lose" if calibrated.outcome.vacuous else lost
     said = (
         f"{calibrated.outcome.sentence()}; FP32 has {100 * calibrated.outcome.exact_mAP:.2f} on the same "
         f"{calibrated.judged} samples of split {calibrated.plan.quantization.split}, none of whose scenes calibrated"

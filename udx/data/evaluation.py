@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import json
 import tempfile
@@ -76,6 +77,10 @@ class Metrics:
         if not np.isfinite(numbers).all():
             raise ValueError(f"metrics must be finite: {self}")
 
+    def summary(self) -> str:
+        """MAP and NDS in per cent, for the terminal."""
+        return f"mAP {100 * self.mean_ap:.1f} %, NDS {100 * self.nds:.1f} %"
+
     def to_json(self) -> dict[str, Any]:
         """``{"mAP", "NDS", "per_class", "tp_errors"}``."""
         return {
@@ -84,6 +89,19 @@ class Metrics:
             "per_class": dict(self.per_class),
             "tp_errors": dict(self.tp_errors),
         }
+
+
+def require_devkit() -> None:
+    """Refuse to evaluate where nuScenes' own code is not installed, before anything is detected.
+
+    Raises:
+        UdxError: it is not.
+    """
+    if importlib.util.find_spec("nuscenes") is None:
+        raise UdxError(
+            "nuScenes' metrics are computed by nuscenes-devkit, which is not installed; pip install 'udx[train]' "
+            "brings it"
+        )
 
 
 def evaluate(

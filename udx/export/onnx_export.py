@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from udx.data.detections import Detections
 from udx.data.inputs import Tensors
-from udx.data.spec import SensorSpec
+from udx.data.spec import Modality, SensorSpec
 from udx.errors import UdxError
 from udx.export.deploy import OUTPUTS, DeployableDetector
 from udx.export.description import manifest_of
@@ -82,6 +82,7 @@ class Export:
     """What was written, and how it compares with torch."""
 
     path: Path
+    run: Path
     manifest: Manifest
     proof: Proof
 
@@ -94,6 +95,7 @@ class Export:
         """What ``udx export --json`` writes."""
         return {
             "path": str(self.path),
+            "run": str(self.run),
             "sha256": sha256_of(self.path),
             "bytes": self.path.stat().st_size,
             "parity": self.proof.to_json(),
@@ -104,30 +106,41 @@ class Export:
         """One line for the terminal."""
         size = f"{self.path.stat().st_size / 2**20:.1f} MiB"
         manifest = self.manifest
-        return f"{self.path}: {manifest.spec.modality} detector, recipe {manifest.recipe}, {size}; {self.proof}"
+        what = f"{manifest.spec.modality} detector, recipe {manifest.recipe}"
+        return f"{self.path}: {what}, {size}, of run {self.run}; {self.proof}"
 
 
-def export_student(
-    student: str,
-    run_folder: Path | None,
+def find_run(student: str | None, run_folder: Path | None) -> tuple[Run, Modality]:
+    """The run in a folder, or else the newest run of a student of these sensors; and its sensors.
+
+    Raises:
+        UdxError: there is no such run, or it has other sensors.
+    """
+    if run_folder is None:
+        assert student is not None
+        run = newest_run(student)
+    else:
+        run = Run(run_folder)
+    modality = run.record().config.detector.spec.modality
+    if student is not None and modality != student:
+        raise UdxError(f"{run.folder} holds a {modality} detector, not {student}; leave --student out")
+    return run, modality
+
+
+def default_file(modality: Modality, precision: Precision) -> Path:
+    """Name an export: ``student.onnx`` for cameras in FP32, else with sensors and precision."""
+    parts = ["student", *([modality] if modality != "cam" else []), *([precision] if precision != "fp32" else [])]
+    return Path("-".join(parts) + ".onnx")
+
+
+def export_run(
+    run: Run,
     out: Path,
     *,
     precision: Precision = "fp32",
     dynamic: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Export:
-    """Export the run in ``run_folder``, or else the newest run of a student of these sensors.
-
-    Raises:
-        UdxError: there is no such run, it has other sensors, or it cannot be exported so.
-    """
-    run = Run(run_folder) if run_folder else newest_run(student)
-    modality = run.record().config.detector.spec.modality
-    if modality != student:
-        raise UdxError(f"{run.folder} holds a {modality} detector, not {student}; export it with --student {modality}")
-    return export_run(run, out, precision=precision, dynamic=dynamic)
-
-
-def export_run(run: Run, out: Path, *, precision: Precision = "fp32", dynamic: Sequence[str] = ()) -> Export:
     """Export the detector of a run; the file appears only if it passes the checker and agrees with torch.
 
     ``dynamic`` names dimensions to leave open: ``points``, the rows of the point buffer. A batch cannot be: a file
@@ -137,16 +150,21 @@ def export_run(run: Run, out: Path, *, precision: Precision = "fp32", dynamic: S
         UdxError: the run has no readable checkpoint, its detector has no such dimension, or ONNX Runtime disagrees
             with torch by more than ``TOLERANCE``, or FP16 with FP32 by more than ``HEAD_TOLERANCE``.
     """
+    steps = 4
+    progress(0, steps)
     detector, record = load_detector(run.checkpoint)
     manifest = replace(manifest_of(run, record), dynamic=open_sizes(detector.config.spec, dynamic))
     frame, _ = generated_frame(manifest, seed=0)
     tensors = dict(frame())
     module = DeployableDetector(detector)
+    progress(1, steps)
     exact = to_onnx(module, tensors, manifest.dynamic)
+    progress(2, steps)
     model, plan = to_fp16(exact) if precision == "fp16" else (exact, PrecisionPlan())
     manifest = sealed(model, replace(manifest, precision=plan))
     model.doc_string = f"udx {manifest.udx_version}: {manifest.spec.modality} detector, recipe {manifest.recipe}"
     onnx.checker.check_model(model, full_check=True)
+    progress(3, steps)
     proof: list[Proof] = []
 
     def write_and_prove(partial: Path) -> None:
@@ -154,7 +172,8 @@ def export_run(run: Run, out: Path, *, precision: Precision = "fp32", dynamic: S
         proof.append(_prove(module, exact, model, partial, tensors))
 
     write_with(out, write_and_prove)
-    return Export(path=out, manifest=manifest, proof=proof[0])
+    progress(steps, steps)
+    return Export(path=out, run=run.folder, manifest=manifest, proof=proof[0])
 
 
 def open_sizes(spec: SensorSpec, dynamic: Sequence[str]) -> dict[str, int]:

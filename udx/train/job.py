@@ -16,15 +16,17 @@ from udx.data.frame import KeyFrame
 from udx.data.load import ReadSweeps, read_sweeps
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
-from udx.errors import UdxError
+from udx.errors import UdxError, unknown_name
 from udx.files import write_json
 from udx.models.outline import outline_detector
+from udx.outputs import require_writable_folder
 from udx.train.acceleration import join_processes
 from udx.train.examiner import Examiner
+from udx.train.keeping import require_free
 from udx.train.loop import Job, Progress, train
 from udx.train.methods import METHODS
 from udx.train.recipes import RECIPES, RunConfig
-from udx.train.rehearsal import Rehearsal, rehearse
+from udx.train.rehearsal import Rehearsal, device_name, rehearse, steps_of
 from udx.train.run import RUNS, Run, finished_runs
 from udx.train.sweep_cache import SweepCache
 
@@ -92,13 +94,13 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
     join_processes()
     bar = bar if processes.is_main() else _no_bar
     config = resolve_config(request)
+    run = request_run(request, config)
+    require_possible(request, run)
     data = open_data(request, config, bar)
     teacher = find_or_train_teacher(request, data, bar)
-    if teacher is None and request.teacher_cache is not None:
-        raise UdxError("--teacher-cache keeps what a teacher says: name a teacher with --teacher")
     lineup = Lineup(
         config,
-        request_run(request, config),
+        run,
         teacher=teacher,
         start=Run(request.start) if request.start else None,
         alone=find_alone(request.recipe, request.student, data) if teacher else None,
@@ -108,6 +110,44 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
     return fit(lineup, data, bar)
 
 
+def require_possible(request: Request, run: Run) -> None:
+    """Refuse what cannot be done before the data is opened, which may take minutes.
+
+    Raises:
+        UdxError: teacher or start are not runs, the folder holds a run or cannot be written, or a cache has no use.
+    """
+    named_teacher(request)
+    if request.teacher == "none" and request.teacher_cache is not None:
+        raise UdxError("--teacher-cache keeps what a teacher says: name a teacher with --teacher")
+    if request.start is not None:
+        _require_run("--init", request.start, "the folder of a run")
+    if processes.is_main():
+        require_free(run, resume=request.resume)
+    require_writable_folder(run.folder, "--out")
+    for option, folder in (("--teacher-cache", request.teacher_cache), ("--sweep-cache", request.sweep_cache)):
+        if folder is not None:
+            require_writable_folder(folder, option)
+
+
+def named_teacher(request: Request) -> Run | None:
+    """The run that the request names as teacher; ``None`` if it names sensors, or nobody.
+
+    Raises:
+        UdxError: it names something else.
+    """
+    sensors = get_args(Modality)
+    if request.teacher in (*sensors, "none"):
+        return None
+    _require_run("--teacher", Path(request.teacher), f"{', '.join(sensors)}, none, or the folder of a run")
+    return Run(Path(request.teacher))
+
+
+def _require_run(option: str, folder: Path, expected: str) -> None:
+    if not Run(folder).checkpoint.is_file():
+        raise UdxError(f"{option} {folder} is no run, it has no {Run(folder).checkpoint.name}; name {expected}")
+    Run(folder).record()
+
+
 def rehearse_request(request: Request, bar: Bar) -> Rehearsal:
     """Take one step of what was asked for and measure it; nothing is written, no teacher is trained.
 
@@ -115,13 +155,14 @@ def rehearse_request(request: Request, bar: Bar) -> Rehearsal:
         UdxError: the recipe, a split, an override, the teacher or the data does not exist or does not fit.
     """
     config = resolve_config(request)
+    named_teacher(request)
     data = open_data(request, config, bar) if request.data or WORLD_ROOT.exists() else None
     teacher: Run | Modality | None = None
     if request.teacher in get_args(Modality):
         modality: Modality = request.teacher  # type: ignore[assignment]
         teacher = (find_alone(request.recipe, modality, data) if data else None) or modality
-    elif request.teacher != "none":
-        teacher = Run(Path(request.teacher))
+    else:
+        teacher = named_teacher(request)
     with bar("one step") as tick:
         return rehearse(config, data.train if data else [], teacher, lambda done, total: tick(done, total, ""))
 
@@ -134,7 +175,7 @@ def request_run(request: Request, config: RunConfig) -> Run:
 def resolve_config(request: Request) -> RunConfig:
     """The recipe with everything that the request changes in it."""
     if request.recipe not in RECIPES:
-        raise UdxError(f"there is no recipe {request.recipe!r}; choose one of {', '.join(RECIPES)}")
+        raise unknown_name("recipe", request.recipe, RECIPES)
     config = with_method(RECIPES[request.recipe](request.student), request)
     named = {"train.epochs": request.epochs, "train.seed": request.seed}
     assignments = [f"{field}={value}" for field, value in named.items() if value is not None]
@@ -156,13 +197,15 @@ def with_method(config: RunConfig, request: Request) -> RunConfig:
     if request.method is None:
         return config
     if request.method not in METHODS:
-        raise UdxError(f"there is no method {request.method!r} of distillation; choose one of {', '.join(METHODS)}")
+        raise unknown_name("method of distillation", request.method, METHODS)
     if request.teacher in get_args(Modality):
         teacher: Modality = request.teacher  # type: ignore[assignment]
     elif request.teacher == "none":
         raise UdxError(f"--method {request.method} needs somebody to learn from: name one with --teacher")
     else:
-        teacher = Run(Path(request.teacher)).record().config.detector.spec.modality
+        run = named_teacher(request)
+        assert run is not None
+        teacher = run.record().config.detector.spec.modality
     return dataclasses.replace(config, distillation=METHODS[request.method](teacher, request.student))
 
 
@@ -201,10 +244,8 @@ def open_data(request: Request, config: RunConfig, bar: Bar) -> Dataset:
 
 def find_or_train_teacher(request: Request, data: Dataset, bar: Bar) -> Run | None:
     """The teacher's run: as named, or the newest that matches recipe, modality and data, or trained now."""
-    if request.teacher == "none":
-        return None
     if request.teacher not in get_args(Modality):
-        return Run(Path(request.teacher))
+        return named_teacher(request)
     modality: Modality = request.teacher  # type: ignore[assignment]
     found = find_alone(request.recipe, modality, data)
     if found is not None:
@@ -267,6 +308,9 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
     modality = config.detector.spec.modality
     taught = f" from {teacher.record().config.detector.spec.modality}" if teacher else ""
     examiner = Examiner(data.nusc, data.val_split, data.val, config, data.read)
+    if processes.is_main():
+        for line in plan_of(lineup, data):
+            tell(line)
     with bar(f"training {modality}{taught}") as tick:
         at = 0, 0
 
@@ -300,6 +344,28 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
         write_json(lineup.run.metrics, metrics.to_json())
     processes.wait_for_all()
     return lineup.run, metrics
+
+
+def plan_of(lineup: Lineup, data: Dataset) -> Iterator[str]:
+    """What is about to be trained, on what, and where it goes, for the terminal."""
+    config, train = lineup.config, lineup.config.train
+    taught = f", taught by {lineup.teacher.folder}" if lineup.teacher else ""
+    begun = f", starting from {lineup.start.folder}" if lineup.start else ""
+    resumed = " (resumed)" if lineup.resume and lineup.run.state.is_file() else ""
+    yield (
+        f"run {lineup.run.folder}{resumed}: {config.detector.spec.modality} detector, recipe {config.recipe}"
+        f"{taught}{begun}"
+    )
+    yield (
+        f"data {data.nusc.dataroot} ({data.nusc.version}): {len(data.train)} keyframes of {data.train_split}, "
+        f"{len(data.val)} of {data.val_split}"
+    )
+    together = f", {processes.count()} processes" if processes.count() > 1 else ""
+    precision = "FP32" if train.precision == "no" else train.precision.upper()
+    yield (
+        f"{steps_of(config, data.train)} steps in {train.epochs} epochs, batches of {train.batch_size}{together}; "
+        f"{device_name()}, {precision}; log in {lineup.run.log}"
+    )
 
 
 @contextmanager

@@ -15,6 +15,20 @@ from udx.train.run import Run
 from udx.train.state import identity_of, read_state, write_state
 
 
+def require_free(run: Run, *, resume: bool) -> None:
+    """Refuse a folder that holds something, unless it is a run to resume.
+
+    Raises:
+        UdxError: the folder is not empty.
+    """
+    if resume and run.state.is_file():
+        return
+    # A run that broke off before its first checkpoint has nothing to lose: resuming it begins anew.
+    broke_off_early = run.config.is_file() and not run.state.exists() and not run.checkpoint.exists()
+    if run.folder.exists() and any(run.folder.iterdir()) and not (resume and broke_off_early):
+        raise UdxError(f"{run.folder} holds a run already; continue it with --resume, or choose another --out")
+
+
 class Keeper:
     """Writes into one run directory; every file is written whole or stays as it was."""
 
@@ -28,14 +42,8 @@ class Keeper:
         Raises:
             UdxError: the folder holds a run that is not to be resumed, or one of another configuration.
         """
-        run = self.run
-        # A run that broke off before its first checkpoint has nothing to lose: resuming it begins anew.
-        broke_off_early = run.config.is_file() and not run.state.exists() and not run.checkpoint.exists()
-        if resume and run.state.is_file():
-            return read_state(run.state, self.identity)
-        if run.folder.exists() and any(run.folder.iterdir()) and not (resume and broke_off_early):
-            raise UdxError(f"{run.folder} holds a run already; continue it with --resume, or choose another --out")
-        return None
+        require_free(self.run, resume=resume)
+        return read_state(self.run.state, self.identity) if resume and self.run.state.is_file() else None
 
     def describe(self) -> None:
         """Write the configuration."""

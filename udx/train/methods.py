@@ -207,9 +207,14 @@ def channel_wise(teacher: Modality, student: Modality) -> DistillationConfig:
     )
 
 
+def _unidistill(teacher: Modality, student: Modality) -> DistillationConfig:
+    """UniDistill's feature, relation and response losses, each held at a share of the detection loss."""
+    return unidistill()
+
+
 METHODS: Final[Mapping[str, Callable[[Modality, Modality], DistillationConfig]]] = MappingProxyType(
     {
-        "unidistill": lambda teacher, student: unidistill(),
+        "unidistill": _unidistill,
         "paper": paper,
         "bevdistill": bevdistill,
         "s2m2": s2m2,

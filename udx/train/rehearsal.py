@@ -93,7 +93,7 @@ def rehearse(
     student = Detector(config.detector)
     teaching = _teaching(config, teacher, student, accelerator.device)
     batch, load_s = _batch(config, keyframes, teaching)
-    steps = _steps(config, keyframes)
+    steps = steps_of(config, keyframes) if keyframes else None
     learner = Learner(student, teaching, config, steps or 1000, accelerator)
     optimiser = make_optimiser(learner.parameters, config.train.optimiser)
     learner.train()
@@ -124,7 +124,7 @@ def rehearse(
     on_cuda = accelerator.device.type == "cuda"
     return Rehearsal(
         config=config,
-        device=torch.cuda.get_device_name() if on_cuda else "the CPU",
+        device=device_name(),
         batch=f"{len(batch.tokens)} {'keyframes' if keyframes else 'generated samples'}",
         parameters=_parameters(student, teaching),
         memory_mib={name: round(size / 2**20, 1) for name, size in memory.items() if size},
@@ -167,12 +167,18 @@ def _teaching(
     return teaching_between(fresh, record, student, config, [], device=device)
 
 
-def _steps(config: RunConfig, keyframes: Sequence[KeyFrame]) -> int | None:
-    if not keyframes:
-        return None
+def steps_of(config: RunConfig, keyframes: Sequence[KeyFrame]) -> int:
+    """Steps of a whole training on these keyframes."""
     train = config.train
     samples = len(class_balanced(keyframes, train.seed)) if train.class_balanced else len(keyframes)
-    return samples // (train.batch_size * processes.count()) * train.epochs
+    # As the loop does: no batch is larger than there are samples.
+    batch = min(train.batch_size, max(samples // processes.count(), 1))
+    return samples // (batch * processes.count()) * train.epochs
+
+
+def device_name() -> str:
+    """The device that this process trains on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
 
 
 def _batch(config: RunConfig, keyframes: Sequence[KeyFrame], teaching: Teaching | None) -> tuple[Batch, float | None]:

@@ -1,12 +1,15 @@
 """What training shows on the terminal beside its progress."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from udx.config import to_plain
-from udx.console import say, table
+from udx.config import describe_fields, to_plain
+from udx.console import say, table, tell
 from udx.train.listing import RunRow
+from udx.train.methods import METHODS
+from udx.train.recipes import RECIPES, RunConfig
 from udx.train.rehearsal import Rehearsal
+from udx.train.run import Run
 
 
 def show_rehearsal(rehearsal: Rehearsal) -> None:
@@ -19,6 +22,33 @@ def show_rehearsal(rehearsal: Rehearsal) -> None:
     table("memory of a process, estimated", ["what", "MiB"], [[name, f"{size:,.1f}"] for name, size in memory])
     for line in rehearsal.lines():
         say(line)
+
+
+def show_recipes() -> None:
+    """Print the recipes, each with the first sentence of what is said of it."""
+    _list({name: recipe.__doc__ for name, recipe in RECIPES.items()}, "recipes")
+
+
+def show_methods() -> None:
+    """Print the methods of distillation, each with the first sentence of what is said of it."""
+    _list({name: method.__doc__ for name, method in METHODS.items()}, "methods of distillation")
+
+
+def _list(documented: Mapping[str, str | None], title: str) -> None:
+    rows = [[name, (text or "").strip().split("\n")[0]] for name, text in documented.items()]
+    table(title, ["name", "what it is"], rows, texts=("what it is",))
+
+
+def show_fields(config: RunConfig) -> None:
+    """Print every field of a configuration that ``--set`` changes, its type and its value."""
+    rows = [[field.path, field.type, field.value] for field in describe_fields(config)]
+    title = f"recipe {config.recipe}, {config.detector.spec.modality}: change a field with --set FIELD=VALUE"
+    table(title, ["field", "type", "value"], rows, texts=("type", "value"))
+
+
+def tell_next(run: Run) -> None:
+    """Say what a finished run is good for."""
+    tell(f"next: udx export --run {run.folder}; udx bench --run {run.folder} compares every format that runs here")
 
 
 def show_runs(rows: Sequence[RunRow]) -> None:
