@@ -6,6 +6,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from udx.errors import UdxError
@@ -18,6 +20,7 @@ from udx.operators import (
     PillarClear,
     PillarFeatures,
     PillarMax,
+    PoolTiling,
     TensorType,
     VoxelCells,
     VoxelSums,
@@ -70,6 +73,7 @@ def assert_same_launch(operator, recorder):
     assert (*recorder.grid, 1, 1)[:3] == launch.grid_for(shapes)
     options = {"num_warps": 4} | recorder.options
     assert options.pop("num_warps") == launch.num_warps
+    options.pop("enable_fp_fusion", None)  # off in everything that is compiled ahead of time
     if "ACCUMULATE" in options:
         assert options["ACCUMULATE"] == getattr(triton.language, launch.constants["ACCUMULATE"])
         options["ACCUMULATE"] = launch.constants["ACCUMULATE"]
@@ -88,14 +92,44 @@ def assert_same_launch(operator, recorder):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("channels", [5, 80, 256])
-def test_bev_pool_is_launched_alike(monkeypatch, dtype, channels):
+@pytest.mark.parametrize("cells", [9, 10, 180 * 180])
+def test_bev_pool_is_launched_alike(monkeypatch, dtype, channels, cells):
     from udx.ops.kernels import bev_pool as kernels
 
     found = recorded(monkeypatch, kernels, "bev_pool_kernel")
     depth = torch.zeros(2, 6, 3, 2, 4, dtype=dtype)
     context = torch.zeros(2, 6, 2, 4, channels, dtype=dtype)
-    kernels.pool(depth, context, torch.zeros(2, 100).int(), torch.zeros(2, 10).int())
+    kernels.pool(depth, context, torch.zeros(2, 100).int(), torch.zeros(2, cells + 1).int())
     assert_same_launch(BevPool(), found["bev_pool_kernel"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "channels", "value_bytes", "expected"),
+    [
+        # 80 channels are 20 vectors of 16 bytes; 12 cells at a time fill 8 of 256 lanes short of the whole.
+        (180 * 180, 80, 4, PoolTiling(columns=180, tile_rows=8, tile_columns=8, vector=4, lanes=20, items=256)),
+        (180 * 180, 80, 2, PoolTiling(columns=180, tile_rows=8, tile_columns=8, vector=8, lanes=10, items=128)),
+        (180 * 180, 256, 4, PoolTiling(columns=180, tile_rows=8, tile_columns=8, vector=4, lanes=32, items=256)),
+        (32 * 32, 130, 4, PoolTiling(columns=32, tile_rows=4, tile_columns=4, vector=2, lanes=22, items=256)),
+        # 200 rows and 100 columns are no square: runs of 64 cells.
+        (20000, 64, 2, PoolTiling(columns=64, tile_rows=1, tile_columns=64, vector=8, lanes=8, items=64)),
+        (-1, 1, 4, PoolTiling(columns=64, tile_rows=1, tile_columns=64, vector=1, lanes=1, items=32)),
+    ],
+)
+def test_the_tiling_of_bev_pool_by_hand(cells, channels, value_bytes, expected):
+    assert PoolTiling.of(cells, channels, value_bytes) == expected
+
+
+@given(cells=st.integers(1, 60_000), channels=st.integers(1, 600), value_bytes=st.sampled_from([2, 4, 8]))
+def test_the_tiles_of_bev_pool_cover_every_cell_and_channel(cells, channels, value_bytes):
+    tiling = PoolTiling.of(cells, channels, value_bytes)
+    rows = -(-cells // tiling.columns)
+    across, down = -(-tiling.columns // tiling.tile_columns), -(-rows // tiling.tile_rows)
+    assert tiling.programs(cells) == 4 * across * down
+    block = tiling.lanes * tiling.vector
+    assert 0 <= tiling.channel_blocks(channels) * block - channels < block
+    assert channels % tiling.vector == 0 and tiling.vector * value_bytes <= 16
+    assert tiling.items == 32 * tiling.num_warps and tiling.num_warps in (1, 2, 4, 8)
 
 
 @pytest.mark.parametrize("capacity", [3, 700])

@@ -8,10 +8,11 @@ launches to those of ``udx.ops.kernels``.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import isqrt
 from typing import TYPE_CHECKING, Any, ClassVar, Final, get_type_hints
 
 from udx.errors import UdxError
-from udx.launch import Input, Launch, Output, Scalar
+from udx.launch import Input, Launch, Output, Scalar, size_of
 from udx.tensors import dtype_name, tensor_spec
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ STEPS_PER_METRE: Final = 1024
 """Positions are summed as integers of this resolution, which makes the sum the same for any order of the points."""
 
 FLOATS: Final = ("float32", "float16", "bfloat16")
+VALUE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,75 @@ class Operator(ABC):
         return size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolTiling:
+    """How the map of ``bev_pool_kernel`` is cut into programs: tiles of cells, and lanes of channel vectors.
+
+    A lane holds ``vector`` channels, 16 bytes if the channels allow it, and ``lanes`` of them are a program's block
+    of channels. ``items`` lanes run at a time, so that 7 to 13 cells do. ``columns`` is the width of the map.
+    """
+
+    columns: int
+    tile_rows: int
+    tile_columns: int
+    vector: int
+    lanes: int
+    items: int
+
+    @classmethod
+    def of(cls, cells: int, channels: int, value_bytes: int) -> "PoolTiling":
+        """Choose a tiling for a map of ``cells`` (−1: not known) and ``channels`` values of ``value_bytes`` bytes.
+
+        An operator is not told how wide the map is. A number of cells that is a square is taken for a square map;
+        for others a tile is a run of cells, which reads the context more often and is as right.
+        """
+        columns = isqrt(max(cells, 0))
+        square = columns > 0 and columns * columns == cells
+        # Small maps are cut finer, for all of a GPU's multiprocessors to have a tile.
+        side = 8 if cells < 0 or cells >= 96 * 96 else 4
+        vector = min(16 // value_bytes, channels & -channels) if channels else 1
+        vectors = -(-channels // vector)
+        lanes = -(-vectors // -(-vectors // 32))
+        return cls(
+            columns=columns if square else side * side,
+            tile_rows=side if square else 1,
+            tile_columns=side if square else side * side,
+            vector=vector,
+            lanes=lanes,
+            items=max(32, 1 << ((13 * lanes).bit_length() - 1)),
+        )
+
+    @property
+    def num_warps(self) -> int:
+        """A thread for every item."""
+        return self.items // 32
+
+    def programs_size(self, cells: str) -> str:
+        """Number of programs for a number of cells, as a size: four for each tile."""
+        across = -(-self.columns // self.tile_columns)
+        return f"cdiv({cells}, {self.columns * self.tile_rows}) * {4 * across}"
+
+    def programs(self, cells: int) -> int:
+        """Number of programs for a number of cells."""
+        programs: int = size_of(self.programs_size(str(cells)), {})
+        return programs
+
+    def channel_blocks(self, channels: int) -> int:
+        """Number of programs side by side that pool the same cells."""
+        return -(-channels // (self.lanes * self.vector))
+
+    def constants(self) -> dict[str, int]:
+        """Constants of the kernel."""
+        return {
+            "COLUMNS": self.columns,
+            "TILE_ROWS": self.tile_rows,
+            "TILE_COLUMNS": self.tile_columns,
+            "VECTOR": self.vector,
+            "LANES": self.lanes,
+            "ITEMS": self.items,
+        }
+
+
 @dataclass(frozen=True)
 class BevPool(Operator):
     """Depth × context of every frustum point, summed per cell: see ``udx.ops.bev_pool``."""
@@ -104,15 +175,17 @@ class BevPool(Operator):
         return (Output(name="pooled", dtype=dtypes[1], shape=shape),)
 
     def launch(self, given: Sequence[TensorType]) -> Launch:
-        """A program for each cell and block of channels."""
+        """Four programs for each tile of cells and block of channels."""
         inputs = self.named(_dtypes(given))
         cameras, bins, height, width = (self.fixed(given, "depth", axis) for axis in range(1, 5))
         channels = self.fixed(given, "context", 4)
-        block_channels = min(power_of_2(channels), 128)
+        offsets = given[self.inputs.index("cell_offsets")].shape[1]
+        tiling = PoolTiling.of(offsets - 1 if offsets > 0 else -1, channels, VALUE_BYTES[inputs[1].dtype])
+        cells = "cell_offsets[1] - 1"
         return Launch(
             kernel="bev_pool_kernel",
             inputs=inputs,
-            scalars=(Scalar(name="cells", value="cell_offsets[1] - 1"), Scalar(name="slots", value="point_index[1]")),
+            scalars=(Scalar(name="cells", value=cells), Scalar(name="slots", value="point_index[1]")),
             outputs=self.outputs(_dtypes(given)),
             constants={
                 "POINTS": cameras * bins * height * width,
@@ -120,11 +193,10 @@ class BevPool(Operator):
                 "PIXELS": height * width,
                 "CHANNELS": channels,
                 "ACCUMULATE": "float32",
-                "BLOCK_POINTS": 32,
-                "BLOCK_CHANNELS": block_channels,
+                **tiling.constants(),
             },
-            grid=("cell_offsets[1] - 1", f"cdiv({channels}, {block_channels})", "cell_offsets[0]"),
-            num_warps=4,
+            grid=(tiling.programs_size(cells), str(tiling.channel_blocks(channels)), "cell_offsets[0]"),
+            num_warps=tiling.num_warps,
         )
 
 

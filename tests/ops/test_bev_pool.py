@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.ops import homes
 from udx.ops import bev_pool
 from udx.ops.bev_pool import _check
+from udx.runtime import numpy_kernels
 
 DTYPES = [*itertools.product([torch.float32, torch.float16, torch.bfloat16], repeat=2), (torch.float64,) * 2]
 """Of depth and context; autocast mixes them."""
@@ -114,6 +115,47 @@ def test_cells_and_channels_beyond_one_block_of_a_kernel(home):
     got = home.run(homes.gradients, "bev_pool", grad, 2, *case)
     for its, expected in zip(got, gradients_by_loop(grad, *case), strict=True):
         assert_close(its, expected, torch.float32)
+
+
+def crowded_case(seed, cells, channels, dtype, batch=1, crowding=4.0):
+    """A case whose first cells hold most of 4000 points, one of them none."""
+    rng = np.random.default_rng(seed)
+    shape = (batch, 1, 40, 10, 10)
+    depth = torch.from_numpy(rng.random(shape)).to(dtype)
+    context = torch.from_numpy(rng.normal(size=(batch, 1, 10, 10, channels))).to(dtype)
+    cell = (rng.random((batch, 4000)) ** crowding * (cells + 1)).astype(int)
+    cell[cell == 2] = 0
+    offsets = [np.concatenate([[0], np.cumsum(np.bincount(row, minlength=cells + 1)[:cells])]) for row in cell]
+    return (
+        depth,
+        context,
+        torch.from_numpy(np.argsort(cell, kind="stable")).int(),
+        torch.tensor(np.array(offsets)).int(),
+    )
+
+
+def pooled_by_numpy(depth, context, index, offsets):
+    """What the CPU's kernel pools, whose order of summation is that of the ONNX function."""
+    pooled = np.zeros((len(depth), offsets.shape[1] - 1, context.shape[-1]), context.numpy().dtype)
+    _, cameras, bins, height, width = depth.shape
+    constants = {"BINS": bins, "PIXELS": height * width, "POINTS": cameras * bins * height * width}
+    numpy_kernels.bev_pool([its.numpy() for its in (depth, context, index, offsets)], [pooled], constants)
+    return pooled
+
+
+@pytest.mark.parametrize(
+    ("cells", "channels", "dtype", "crowding"),
+    [
+        (9, 20, torch.float32, 1.0),  # one tile of more than 3072 points, which four programs share
+        (400, 80, torch.float16, 4.0),  # most cells of few points, some of hundreds
+        (37, 66, torch.float32, 2.0),  # no square, and lanes beyond the last channel
+    ],
+)
+def test_sums_are_those_of_the_cpu_bit_for_bit(kernel_home, cells, channels, dtype, crowding):
+    case = crowded_case(4, cells, channels, dtype, crowding=crowding)
+    assert np.diff(case[3].numpy()).max() > 48  # lanes share the chunks of such a cell
+    pooled = kernel_home("bev_pool", *case)
+    np.testing.assert_array_equal(pooled.numpy(), pooled_by_numpy(*case))
 
 
 def test_the_gradient_is_that_of_finite_differences(home):

@@ -136,6 +136,12 @@ def test_the_files_name_no_folder_of_this_machine(library):
         assert read_image(library[0], kernel.cubin).startswith(b"\x7fELF")
 
 
+def test_products_are_rounded_before_they_are_added(library):
+    """Or sums would not be those of the CPU bit for bit."""
+    for kernel in library[1].kernels:
+        assert not re.search(r"\bfma\.", read_image(library[0], kernel.ptx).decode()), kernel.entry
+
+
 def test_atomics_stay_integer(library):
     """Sums and maxima of floats in memory would depend on the order of the points."""
     for kernel in library[1].kernels:

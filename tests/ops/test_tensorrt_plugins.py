@@ -55,7 +55,7 @@ def test_the_launch_of_bev_pool_by_hand():
     }
     launch = BevPool().launch(list(tensors.values()))
     parameters = launch_parameters(image_of(launch).kernel, {name: tensor.shape for name, tensor in tensors.items()})
-    assert parameters.grid == (16384, 2, 2)
+    assert parameters.grid == (4 * 16 * 16, 1, 2)  # four programs for each tile of 8 × 8 cells
     assert parameters.block == (128, 1, 1)
     assert parameters.scalars == (16384, 5000)
 
@@ -120,7 +120,7 @@ def test_bev_pool_in_a_network(tensorrt):
     depth, context = (FLOAT, (2, 6, 3, 16, 44)), (HALF, (2, 6, 16, 44, 200))
     built, launch = tensorrt("UdxBevPool", {}, depth, context, *PLANS)
     assert (built.output_types, built.output_shapes, built.aliased) == ([HALF], [(2, 16384, 200)], [-1])
-    assert (built.grid, built.block, built.shared_bytes) == ((16384, 2, 2), (128, 1, 1), 1024)
+    assert (built.grid, built.block, built.shared_bytes) == ((1024, 1, 2), (128, 1, 1), 1024)
     assert built.scalars == [16384, 5000]
     assert built.entry == "bev_pool_kernel"
     assert launch.constants["BINS"] == 3 and launch.constants["CHANNELS"] == 200

@@ -7,8 +7,8 @@ atomics must start from zeros, an earlier kernel of the chain writes them, and t
 as its last input and as its output (the same memory).
 
 Coordinates are FP32 whatever the features are. Where bits decide (a point's cell, integer sums), no product is
-followed by a sum, so that a compiler that contracts the two into one rounding changes nothing; divisions are
-rounded to nearest (``div_rn``), never approximated.
+followed by a sum, or ``enable_fp_fusion`` is off, so that no compiler contracts the two into one rounding;
+divisions are rounded to nearest (``div_rn``), never approximated.
 
 Not yet run on hardware: the interpreter (``TRITON_INTERPRET=1``) runs the kernels on CPU tensors, and the tests
 hold them to the torch references and to NumPy.

@@ -1,7 +1,17 @@
-"""BEV pooling on the GPU: a dense gather per cell, and gradients gathered per pixel; no atomics anywhere.
+"""BEV pooling on the GPU: a gather per tile of cells, and gradients gathered per pixel; no atomics anywhere.
 
 Legend and arguments as in ``udx.ops.bev_pool``. POINTS = cameras · BINS · PIXELS is the frustum of one sample and
 PIXELS = h · w; ``begin`` and ``end`` bound the slots of a cell in the point index.
+
+One program pools a square tile of cells, because neighbouring cells gather the same rows of the context: the first
+gather of a row comes from L2, the others from L1. The cells of a tile are taken in order of their number of points,
+so that the lanes of a group end at about the same time; empty cells come last and cost a store. A tile with many
+points is shared by four programs, a quarter of its cells each, and a cell with many points by several lanes.
+
+The order of a sum is fixed by this source and by nothing that a compiler chooses: the slots of a cell are cut into
+chunks of CHUNK, each chunk is summed slot by slot in FP32, and the chunks are added one after the other. Products
+are rounded before they are added (``enable_fp_fusion=False``), so the sums are those of
+``udx.runtime.numpy_kernels`` bit for bit.
 
 An offset that is out of bounds is clamped and a slot with an impossible index adds nothing, so that no plan,
 however wrong, reaches memory that is not its own.
@@ -12,8 +22,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from udx.operators import PoolTiling
+
 TILE_ELEMENTS = 4096
-"""Points × channels that one program holds in registers at a time."""
+"""Points × channels that a program of the backward pass holds in registers at a time."""
+CHUNK = tl.constexpr(16)
+"""Slots that are summed one after the other before their sum is added to the cell's."""
+UNROLL = tl.constexpr(4)
+"""Slots whose features are under way at the same time; divides CHUNK."""
+SHARES = tl.constexpr(4)
+"""Lanes that share the chunks of a cell of many points."""
+CROWDED_CELL = tl.constexpr(48)
+"""More points than this, and a cell is shared by SHARES lanes for each channel vector."""
+CROWDED_TILE = tl.constexpr(3072)
+"""More points than this, and a tile is shared by four programs."""
 
 
 @triton.jit
@@ -30,40 +52,114 @@ def bev_pool_kernel(
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     ACCUMULATE: tl.constexpr,
-    BLOCK_POINTS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LANES: tl.constexpr,
+    ITEMS: tl.constexpr,
 ):
-    """Pool one cell: grid (cells, cdiv(CHANNELS, BLOCK_CHANNELS), batch)."""
-    cell = tl.program_id(0)
+    """Pool one tile: grid (4 · tiles, blocks of LANES · VECTOR channels, batch); see ``PoolTiling``."""
     sample = tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    in_channels = channel < CHANNELS
-    # Clamped at both ends: a slot beyond 2³¹ would wrap to a negative one, which is below every end.
-    begin = tl.minimum(tl.maximum(tl.load(cell_offsets + sample * (cells + 1) + cell), 0), slots)
-    end = tl.minimum(tl.load(cell_offsets + sample * (cells + 1) + cell + 1), slots)
+    offsets = cell_offsets + sample * (cells + 1)
+    local = tl.arange(0, TILE_ROWS * TILE_COLUMNS)
+    row, column = local // TILE_COLUMNS, local % TILE_COLUMNS
+    cell, exists = _cell_of(local, cells, COLUMNS, TILE_ROWS, TILE_COLUMNS)
+    _, count = _slots_of(offsets, cell, exists, slots)
+    # The four programs of a tile agree whether it is crowded, for they look at the same numbers.
+    part = tl.program_id(0) % 4
+    quarter = row // tl.cdiv(TILE_ROWS, 2) * 2 + column // tl.cdiv(TILE_COLUMNS, 2)
+    own = exists & (part == tl.where(tl.sum(count, axis=0) > CROWDED_TILE, quarter, 0))
+    members = tl.sum(own.to(tl.int32), axis=0)
+    # A cell's rank is the number of cells that come before it: those with more points, or as many and a lower index.
+    # Cells of other programs come last.
+    count = tl.where(own, count, -1)
+    more = (count[None, :] > count[:, None]) | ((count[None, :] == count[:, None]) & (local[None, :] < local[:, None]))
+    rank = tl.sum(more.to(tl.int32), axis=1)
+    ranked = tl.sum(tl.where(rank[None, :] == local[:, None], local[None, :], 0), axis=1)
+    # Items are (cell, vector of channels) in that order; a group of them is pooled at a time.
+    item = 0
+    while item < members * LANES:
+        longest = tl.sum(tl.where(rank == item // LANES, count, 0), axis=0)
+        if longest > CROWDED_CELL:
+            _pool_group(
+                item, SHARES, longest, members, ranked, depth, context, point_index, offsets, cells, slots, pooled,
+                POINTS, BINS, PIXELS, CHANNELS, ACCUMULATE, COLUMNS, TILE_ROWS, TILE_COLUMNS, VECTOR, LANES, ITEMS,
+            )  # fmt: skip
+            item += ITEMS // SHARES
+        else:
+            _pool_group(
+                item, 1, longest, members, ranked, depth, context, point_index, offsets, cells, slots, pooled,
+                POINTS, BINS, PIXELS, CHANNELS, ACCUMULATE, COLUMNS, TILE_ROWS, TILE_COLUMNS, VECTOR, LANES, ITEMS,
+            )  # fmt: skip
+            item += ITEMS
+
+
+@triton.jit
+def _pool_group(
+    item, SPLIT: tl.constexpr, longest, members, ranked, depth, context, point_index, offsets, cells, slots, pooled,
+    POINTS: tl.constexpr, BINS: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, ACCUMULATE: tl.constexpr,
+    COLUMNS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, VECTOR: tl.constexpr,
+    LANES: tl.constexpr, ITEMS: tl.constexpr,
+):  # fmt: skip
+    """Pool ITEMS / SPLIT items from ``item`` on, of at most ``longest`` points; SPLIT lanes share an item's chunks."""
+    sample = tl.program_id(2).to(tl.int64)
     own_index = point_index + sample * slots
     own_depth = depth + sample * POINTS
     own_context = context + sample * (POINTS // BINS * CHANNELS)
-    # Summed over the points only at the end: the order of the sum is the same in every run.
-    total = tl.full((BLOCK_POINTS, BLOCK_CHANNELS), 0, ACCUMULATE)
-    slot = begin + tl.arange(0, BLOCK_POINTS)
-    point = tl.load(own_index + slot, mask=slot < end, other=-1)
-    for _ in range(begin, end, BLOCK_POINTS):
-        # The next indices are under way while the features of these arrive: crowded cells are the last to end.
-        slot += BLOCK_POINTS
-        next_point = tl.load(own_index + slot, mask=slot < end, other=-1)
-        real = (point >= 0) & (point < POINTS)
-        pixel = point // (BINS * PIXELS) * PIXELS + point % PIXELS
-        weight = tl.load(own_depth + point, mask=real, other=0).to(ACCUMULATE)
-        features = tl.load(
-            own_context + pixel[:, None] * CHANNELS + channel[None, :],
-            mask=real[:, None] & in_channels[None, :],
-            other=0,
-        )
-        total += weight[:, None] * features.to(ACCUMULATE)
-        point = next_point
-    row = pooled + (sample * cells + cell) * CHANNELS
-    tl.store(row + channel, tl.sum(total, axis=0).to(pooled.dtype.element_ty), mask=in_channels)
+    item += tl.arange(0, ITEMS // SPLIT)
+    position = item // LANES
+    local = tl.gather(ranked, tl.minimum(position, TILE_ROWS * TILE_COLUMNS - 1), 0)
+    cell, _ = _cell_of(local, cells, COLUMNS, TILE_ROWS, TILE_COLUMNS)
+    first_channel = (tl.program_id(1) * LANES + item % LANES) * VECTOR
+    in_group = (position < members) & (first_channel < CHANNELS)
+    begin, count = _slots_of(offsets, cell, in_group, slots)
+    channel = first_channel[:, None] + tl.arange(0, VECTOR)[None, :]
+    share = tl.arange(0, SPLIT)
+    total = tl.full((ITEMS // SPLIT, VECTOR), 0, ACCUMULATE)
+    for turn in range(0, longest, CHUNK * SPLIT):
+        chunk = tl.full((SPLIT, ITEMS // SPLIT, VECTOR), 0, ACCUMULATE)
+        first = turn + share * CHUNK
+        for step in range(0, tl.minimum(longest - turn, CHUNK), UNROLL):
+            for ahead in tl.static_range(UNROLL):
+                # Counted from the cell's first slot: a slot's own number could pass 2³¹ and wrap.
+                nth = (first + step + ahead)[:, None]
+                point = tl.load(own_index + begin[None, :] + nth, mask=nth < count[None, :], other=-1)
+                # As an unsigned number a negative index is a large one.
+                real = point.to(tl.uint32, bitcast=True) < POINTS
+                pixel = point // (BINS * PIXELS) * PIXELS + point % PIXELS
+                weight = tl.load(own_depth + point, mask=real, other=0).to(ACCUMULATE)
+                features = tl.load(
+                    own_context + (pixel * CHANNELS)[:, :, None] + channel[None, :, :], mask=real[:, :, None], other=0
+                )
+                chunk += weight[:, :, None] * features.to(ACCUMULATE)
+        if SPLIT == 1:
+            total += tl.reshape(chunk, (ITEMS, VECTOR))
+        else:
+            even, odd = tl.split(tl.reshape(tl.permute(chunk, 1, 2, 0), (ITEMS // SPLIT, VECTOR, 2, 2)))
+            chunk_0, chunk_2 = tl.split(even)
+            chunk_1, chunk_3 = tl.split(odd)
+            total = total + chunk_0 + chunk_1 + chunk_2 + chunk_3
+    row = pooled + (sample * cells + cell)[:, None] * CHANNELS
+    tl.store(row + channel, total.to(pooled.dtype.element_ty), mask=in_group[:, None])
+
+
+@triton.jit
+def _cell_of(local, cells, COLUMNS: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr):
+    """Cells of the map that are ``local`` in the own tile, and which of them exist."""
+    tile = tl.program_id(0) // 4
+    row = tile // tl.cdiv(COLUMNS, TILE_COLUMNS) * TILE_ROWS + local // TILE_COLUMNS
+    column = tile % tl.cdiv(COLUMNS, TILE_COLUMNS) * TILE_COLUMNS + local % TILE_COLUMNS
+    cell = row * COLUMNS + column
+    return cell, (column < COLUMNS) & (cell < cells)
+
+
+@triton.jit
+def _slots_of(offsets, cell, mask, slots):
+    """First slot and number of slots of cells, within the index whatever the offsets are; none where not ``mask``."""
+    begin = tl.minimum(tl.maximum(tl.load(offsets + cell, mask=mask, other=0), 0), slots)
+    end = tl.minimum(tl.maximum(tl.load(offsets + cell + 1, mask=mask, other=0), begin), slots)
+    return begin, end - begin
 
 
 @triton.jit
@@ -135,9 +231,8 @@ def pool(depth_BNDhw: Tensor, context_BNhwC: Tensor, point_index_BP: Tensor, cel
     pooled = context_BNhwC.new_empty(batch, cells, channels)
     if pooled.numel() == 0:
         return pooled
-    block_channels = min(triton.next_power_of_2(channels), 128)
-    grid = cells, triton.cdiv(channels, block_channels), batch
-    bev_pool_kernel[grid](
+    tiling = PoolTiling.of(cells, channels, context_BNhwC.element_size())
+    bev_pool_kernel[(tiling.programs(cells), tiling.channel_blocks(channels), batch)](
         depth_BNDhw,
         context_BNhwC,
         point_index_BP,
@@ -146,9 +241,9 @@ def pool(depth_BNDhw: Tensor, context_BNhwC: Tensor, point_index_BP: Tensor, cel
         point_index_BP.shape[1],
         pooled,
         **_sizes(depth_BNDhw, context_BNhwC),
-        BLOCK_POINTS=32,
-        BLOCK_CHANNELS=block_channels,
-        num_warps=4,
+        **tiling.constants(),
+        num_warps=tiling.num_warps,
+        enable_fp_fusion=False,
     )
     return pooled
 
