@@ -51,6 +51,12 @@ def frames_of(modality, images=None, points=None, calibration=CALIBRATION, netwo
     return folder_frames(SPEC[modality], images=images, points=points, calibration=calibration, network_rig=network_rig)
 
 
+def test_points_of_another_kind_are_refused(tmp_path):
+    for name in ("scan.pcd", "scan.ply", "scan"):
+        with pytest.raises(UdxError, match=rf"{name} is no file of points that udx reads \(\.bin, \.npy\); convert it"):
+            frames_of("lidar", points=cloud(tmp_path / name))
+
+
 def test_images_are_those_of_training_pixel_by_pixel(images):
     (frame,) = frames_of("cam", images)
     sample = load_sample(frame, SPEC["cam"])

@@ -129,6 +129,19 @@ def test_grey_image_becomes_rgb(tmp_path):
     assert np.abs(image.astype(int) - 77).max() <= 1
 
 
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (255, 0), (256, 1), (0x8000, 128), (65535, 255)])
+def test_grey_of_sixteen_bits_keeps_its_shades(tmp_path, value, expected):
+    Image.fromarray(np.full((16, 32), value, np.uint16)).save(tmp_path / "deep.png")
+    image, _ = load_image(tmp_path / "deep.png", (32, 16), ImageChange())
+    assert (image == expected).all()
+
+
+def test_a_size_that_no_image_has():
+    for source, target in (((0, 4), (4, 4)), ((4, 4), (4, -1)), ((4, 10**400), (4, 4))):
+        with pytest.raises(ValueError, match="a width and a height of 1 px or more"):
+            ImageWarp(source, target)
+
+
 def test_missing_image(tmp_path):
     with pytest.raises(UdxError, match=r"image .*nothing\.jpg is missing; restore it"):
         load_image(tmp_path / "nothing.jpg", TARGET, ImageChange())

@@ -1,10 +1,12 @@
 import io
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz import SEED, cases
 from tests.mutations import mutations
 from udx.data.frame import Sweep
 from udx.data.points import accumulate, fit_to, in_bev_frame, on_own_vehicle, read_sweep
@@ -125,6 +127,19 @@ def test_a_header_that_promises_more_than_the_file_holds(tmp_path):
         read_sweep(path)
 
 
+@pytest.mark.parametrize("name", ["POINTS.NPY", "points.Npy"])
+def test_the_name_may_be_in_capitals(tmp_path, name):
+    np.save(tmp_path / "a.npy", np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.float32))
+    path = (tmp_path / "a.npy").rename(tmp_path / name)
+    assert read_sweep(path).tolist() == [[1, 2, 3, 4, 0], [5, 6, 7, 8, 0]]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.pcd.bin")
+    with pytest.raises(UdxError, match=r"a\.pcd\.bin is no file"):
+        read_sweep(tmp_path / "a.pcd.bin")
+
+
 def test_no_sweeps_have_no_points():
     assert accumulate([], np.eye(4)).shape == (0, 5)
 
@@ -145,7 +160,7 @@ def test_damaged_sweeps_are_refused_or_can_be_used(tmp_path, suffix):
     np.save(buffer, points)
     content = points.tobytes() if suffix == ".bin" else buffer.getvalue()
     path, used, refused = tmp_path / f"sweep{suffix}", 0, 0
-    for damaged in mutations(content, 2500):
+    for damaged in mutations(content, cases(1500), SEED):
         path.write_bytes(damaged)
         try:
             found = accumulate([in_bev_frame(Sweep(path, yaw_rotation(0.3), 0.05))], np.eye(4))

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.fuzz import SEED, cases
 from tests.mutations import mutations
 from tests.tiny import FRUSTUM, GRID, ring_of_cameras
 from udx.data.rig_file import read_rig
@@ -45,8 +46,6 @@ def changed(name: str, index: tuple[int, ...], value: float) -> dict[str, object
         ({"names": "CAM_FRONT"}, "names are no list of words"),
         ({"names": [*CAMERAS[:5], CAMERAS[0]]}, "one is there twice"),
         ({"names": list(CAMERAS[:5])}, r"intrinsics must have shape \(5, 3, 3\), not \(6, 3, 3\)"),
-        (changed("intrinsics", (2, 0, 0), np.nan), "intrinsics must be finite, but holds NaN or infinity"),
-        (changed("ego_T_cam", (2, 0, 3), np.inf), "ego_T_cam must be finite"),
         (changed("intrinsics", (1, 1, 1), 0), "the intrinsics of CAM_FRONT are not"),
         (changed("intrinsics", (1, 0, 0), -40), "the intrinsics of CAM_FRONT are not"),
         (changed("intrinsics", (1, 2, 2), 2), "the intrinsics of CAM_FRONT are not"),
@@ -63,6 +62,13 @@ def test_what_no_camera_has_is_said(tmp_path, changes, said):
         read_rig(written(tmp_path / "rig.json", **changes))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none_are_said(tmp_path, number):
+    path = written(tmp_path / "rig.json", **changed("intrinsics", (2, 0, 0), number))
+    with pytest.raises(UdxError, match=r"rig\.json is not valid JSON \(it holds -?(NaN|Infinity), which is no finite"):
+        read_rig(path)
+
+
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"names"', "[" * 100_000, "", "{", '{"names": {"a": 1}}'])
 def test_files_that_are_something_else(tmp_path, text):
     path = tmp_path / "rig.json"
@@ -74,7 +80,7 @@ def test_files_that_are_something_else(tmp_path, text):
 def test_damaged_rigs_are_refused_or_can_be_used(tmp_path):
     path = written(tmp_path / "rig.json", ego_T_lidar=np.eye(4).tolist())
     content, used, refused = path.read_bytes(), 0, 0
-    for damaged in mutations(content, 2500):
+    for damaged in mutations(content, cases(1500), SEED):
         path.write_bytes(damaged)
         try:
             found = read_rig(path)

@@ -117,6 +117,18 @@ def test_a_new_rig_between_two_frames_equals_a_fresh_start_with_it(active: Runne
         active.infer(sensors | {"pool_index": frame_of(active.manifest)["pool_index"]})
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 900), (1600, 0), (-1, 5), (float("nan"), 1), (10**400, 1)])
+def test_the_size_of_no_image_is_refused_and_the_rig_before_stays(active: Runner, size: tuple[int, int]) -> None:
+    if active.manifest.rig is None:
+        return
+    sensors = without_calibration(frame_of(active.manifest))
+    active.set_rig(turned(active.manifest.rig, 0.3))
+    before = active.infer(sensors)["scores"]
+    with pytest.raises(UdxError, match=r"the rig cannot be used .*; give the size of the images"):
+        active.set_rig(active.manifest.rig, size)
+    np.testing.assert_array_equal(active.infer(sensors)["scores"], before)
+
+
 def test_a_runner_can_be_activated_again_and_keeps_its_rig(kind: str, tmp_path: Path) -> None:
     runner = KINDS[kind](tmp_path, "cam")
     assert runner.manifest.rig is not None

@@ -117,6 +117,8 @@ def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
         raise UdxError(f"{path} holds no file of points ({', '.join(suffixes)}); check the path")
     if not files[0].is_file():
         raise UdxError(f"there is no file or folder of points {path}; check the path")
+    if files[0].suffix.lower() not in suffixes:
+        raise UdxError(f"{path} is no file of points that udx reads ({', '.join(suffixes)}); convert it")
     return files
 
 

@@ -3,6 +3,8 @@
 Pixel coordinates are (u, v) with whole numbers at pixel centres; every ``new_T_old`` is a 3×3 matrix on them.
 """
 
+import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +14,21 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
+from udx.files import read_bytes
 from udx.geometry.arrays import ByteArray, FloatArray
 from udx.geometry.se3 import linear_inverse
 
+FORMATS: Final = ("JPEG", "PNG")
+"""Pillow knows more than forty, one of which starts another program on the content of the file."""
+MAX_IMAGE_BYTES: Final = 256 * 2**20
 MAX_IMAGE_PIXELS: Final = 64 * 2**20
+MAX_SCANS: Final = 200
+"""Scans of a JPEG: progressive ones have about ten, and each is decoded at the whole size."""
+START_OF_SCAN: Final = b"\xff\xda"
 EDGE_TOLERANCE_PX: Final = 1e-6
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # ``MAX_IMAGE_PIXELS`` here is stricter
 
 Size = tuple[int, int]
 """(width, height) in pixels, as Pillow has it."""
@@ -50,6 +61,10 @@ class ImageWarp:
     source: Size
     target: Size
     change: ImageChange = ImageChange()
+
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= MAX_IMAGE_PIXELS for side in (*self.source, *self.target)):
+            raise ValueError(f"an image has a width and a height of 1 px or more, not {self.source} or {self.target}")
 
     @property
     def scale(self) -> float:
@@ -120,12 +135,12 @@ def load_image(path: Path, target: Size, change: ImageChange) -> tuple[ByteArray
     """Decode an image to RGB (H, W, 3) at ``target`` size; return it with its ``new_T_old``.
 
     Raises:
-        UdxError: the file is missing, is no image, is cut off, or is too large.
+        UdxError: the file is missing, is no JPEG or PNG, is cut off, or is too large.
     """
     with opened(path) as image:
         warp = ImageWarp(image.size, target, change)
         _decode_smaller(image, warp)
-        return warp(image.convert("RGB")), warp.new_T_old
+        return warp(_in_rgb(image)), warp.new_T_old
 
 
 @contextmanager
@@ -133,17 +148,32 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image; what goes wrong with the file, here or while the block decodes it, is told as ``UdxError``.
 
     Raises:
-        UdxError: the file is missing, is no image, is cut off, or is too large.
+        UdxError: the file is missing, is no JPEG or PNG, is cut off, or is too large.
     """
+    if not path.exists():
+        raise UdxError(f"image {path} is missing; restore it or unpack its archive again")
+    content = read_bytes(path, MAX_IMAGE_BYTES)
+    if content.count(START_OF_SCAN) > MAX_SCANS:
+        raise UdxError(f"image {path} has more than {MAX_SCANS} scans, which takes hours to decode; restore it")
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 raise UdxError(f"image {path} has {image.size} pixels, more than udx reads; restore it")
             yield image
-    except FileNotFoundError as error:
-        raise UdxError(f"image {path} is missing; restore it or unpack its archive again") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UdxError(f"image {path} cannot be decoded ({error}); restore it from its archive") from error
+    except UdxError:
+        raise
+    except Exception as error:  # what decoders raise on damaged files is not documented
+        raise UdxError(
+            f"image {path} cannot be decoded as JPEG or PNG ({first_line(error)}); restore it from its archive"
+        ) from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """Convert to 8-bit RGB; Pillow would cut 16-bit grey values off at 255."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _decode_smaller(image: Image.Image, warp: ImageWarp) -> None:

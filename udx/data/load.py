@@ -7,7 +7,7 @@ import numpy as np
 from udx.data.augment import Augmentation
 from udx.data.frame import Annotations, KeyFrame, Sample
 from udx.data.images import load_image
-from udx.data.points import accumulate, fit_to, in_bev_frame
+from udx.data.points import accumulate, fit_to, in_bev_frame, require_few
 from udx.data.spec import CameraSpec, SensorSpec
 from udx.errors import UdxError
 from udx.geometry import BevGrid, CameraRig
@@ -21,9 +21,13 @@ def read_sweeps(keyframe: KeyFrame, sweeps: int) -> Sequence[Float32Array]:
     """The ``ReadSweeps`` of files.
 
     Raises:
-        UdxError: a sweep's file is missing or damaged.
+        UdxError: a sweep's file is missing or damaged, or they hold more points than udx reads.
     """
-    return [in_bev_frame(sweep) for sweep in keyframe.sweeps[:sweeps]]
+    found: list[Float32Array] = []
+    for sweep in keyframe.sweeps[:sweeps]:
+        found.append(in_bev_frame(sweep))
+        require_few(f"keyframe {keyframe.token}", sum(map(len, found)))
+    return found
 
 
 def load_sample(keyframe: KeyFrame, spec: SensorSpec, augmentation: Augmentation | None = None) -> Sample:

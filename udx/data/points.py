@@ -1,5 +1,6 @@
 """LiDAR sweeps: read, brought to the BEV frame through the car's motion, and fitted to a buffer."""
 
+import stat
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from udx.data.frame import Sweep
 from udx.data.spec import POINT_FEATURES
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.geometry.arrays import Float32Array, FloatArray
 from udx.geometry.se3 import transform_points
 
@@ -18,6 +19,8 @@ SWEEP_COLUMNS: Final = 5
 """x, y, z in the sensor's frame (m), intensity (0 to 255), ring: little-endian float32 in a ``.pcd.bin``."""
 POINT_BYTES: Final = 4 * SWEEP_COLUMNS
 MAX_SWEEP_BYTES: Final = 2**28
+MAX_POINTS: Final = 10**7
+"""Points of a sweep, and of all sweeps of a keyframe: a LiDAR gives some hundred thousand in a turn."""
 MAX_INTENSITY: Final = 255.0
 OWN_VEHICLE_M: Final = 1.0
 
@@ -25,30 +28,50 @@ OWN_VEHICLE_M: Final = 1.0
 def read_sweep(path: Path) -> Float32Array:
     """Read the points (M, 5) of a sweep: x, y, z in the sensor's frame, intensity, ring.
 
-    A file that ends in ``.npy`` is NumPy's, of M × 4 (without ring, which is 0 then) or M × 5 numbers; any other is as
-    nuScenes has them (``.pcd.bin``). Points with NaN or an infinity are left out.
+    A file that ends in ``.npy``, in letters of any case, is NumPy's, of M × 4 (without ring, which is 0 then) or M × 5
+    numbers; any other is as nuScenes has them (``.pcd.bin``). Points with NaN or an infinity are left out.
 
     Raises:
-        UdxError: the file is missing, too large, or holds no whole number of points.
+        UdxError: the file is missing, too large, holds no whole number of points, or more than ``MAX_POINTS``.
     """
     try:
-        if path.stat().st_size > MAX_SWEEP_BYTES:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise UdxError(f"sweep {path} is no file; restore it or unpack its archive")
+        if state.st_size > MAX_SWEEP_BYTES:
             raise UdxError(f"sweep {path} is larger than {MAX_SWEEP_BYTES >> 20} MiB: not a file udx reads")
-        points = _read_npy(path) if path.suffix == ".npy" else _read_binary(path)
+        points = _read_npy(path) if is_npy(path) else _read_binary(path, state.st_size)
     except OSError as error:
         raise UdxError(f"sweep {path} cannot be read ({error.strerror}); restore it or unpack its archive") from error
     finite: Float32Array = points[np.isfinite(points).all(axis=1)]
     return finite
 
 
-def _read_binary(path: Path) -> Float32Array:
-    points = np.fromfile(path, dtype="<f4")
-    size = path.stat().st_size
+def is_npy(path: Path) -> bool:
+    """Whether a file is NumPy's by its name."""
+    return path.suffix.lower() == ".npy"
+
+
+def require_few(what: str, points: int) -> None:
+    """Hold a number of points to ``MAX_POINTS``, before memory is taken for them.
+
+    Raises:
+        UdxError: there are more.
+    """
+    if points > MAX_POINTS:
+        raise UdxError(f"{what} holds {points} points, more than the {MAX_POINTS} that udx reads; thin them out")
+
+
+def _read_binary(path: Path, size: int) -> Float32Array:
     if size == 0 or size % POINT_BYTES:
         raise UdxError(
             f"sweep {path} has {size} bytes, not a multiple of {POINT_BYTES}: it is cut off; "
             "restore it from its archive"
         )
+    require_few(f"sweep {path}", size // POINT_BYTES)
+    points = np.fromfile(path, dtype="<f4", count=size // 4)
+    if points.nbytes != size:
+        raise UdxError(f"sweep {path} became shorter while it was read; try again")
     return points.reshape(-1, SWEEP_COLUMNS).astype(np.float32, copy=False)
 
 
@@ -61,13 +84,16 @@ def _read_npy(path: Path) -> Float32Array:
     except OSError:
         raise
     except Exception as error:  # what hostile headers raise is not documented
-        raise UdxError(f"sweep {path} is no whole .npy file ({error}); save it again with numpy.save") from error
+        raise UdxError(
+            f"sweep {path} is no whole .npy file ({first_line(error)}); save it again with numpy.save"
+        ) from error
     columns = stored.shape[1] if stored.ndim == 2 else 0
     if stored.dtype.kind not in "fiu" or columns not in (SWEEP_COLUMNS - 1, SWEEP_COLUMNS) or not len(stored):
         raise UdxError(
             f"sweep {path} holds {stored.dtype} {list(stored.shape)}, not x, y, z, intensity and perhaps ring of one "
             "point or more; save it again"
         )
+    require_few(f"sweep {path}", len(stored))
     points = np.zeros((len(stored), SWEEP_COLUMNS), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what single precision cannot hold is left out as infinite
         points[:, :columns] = stored

@@ -18,6 +18,7 @@ from udx.files import read_json
 from udx.geometry import CameraRig
 from udx.geometry.arrays import FloatArray
 
+MAX_RIG_BYTES: Final = 2**20
 MAX_CAMERAS: Final = 64
 MAX_OFFSET_M: Final = 1000.0
 """How far a sensor may be from the BEV frame's origin: a car drives no further while one frame is taken."""
@@ -39,10 +40,10 @@ def read_rig(path: Path) -> Calibration:
     Raises:
         UdxError: the file is missing or no JSON, lacks a part, or a camera has no possible intrinsics or pose.
     """
-    value = read_json(path)
+    value = read_json(path, MAX_RIG_BYTES)
     try:
         return _calibration(value)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UdxError(f"{path} is no calibration ({said}); its form is told in udx.data.rig_file") from error
 

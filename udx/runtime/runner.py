@@ -87,13 +87,19 @@ class Runner(ABC):
                 network's, as the manifest's.
 
         Raises:
-            UdxError: the detector has no cameras, the rig lacks one of them, or an intrinsic matrix has no inverse.
+            UdxError: the detector has no cameras, the rig lacks one of them, an intrinsic matrix has no inverse, or
+                there are no images of such a size.
         """
         spec = self.manifest.spec
         if image_size_px is not None and spec.camera is not None:
             frustum = spec.camera.frustum
-            warp = ImageWarp(image_size_px, (frustum.image_width_px, frustum.image_height_px))
-            rig = rig.with_image_transforms(np.stack([warp.new_T_old] * len(rig.names)))
+            try:
+                warp = ImageWarp(image_size_px, (frustum.image_width_px, frustum.image_height_px))
+                rig = rig.with_image_transforms(np.broadcast_to(warp.new_T_old, rig.intrinsics_N33.shape))
+            except ValueError as error:
+                raise UdxError(
+                    f"the rig cannot be used ({error}); give the size of the images that it is of"
+                ) from error
         held = calibration_inputs(rig, spec)
         for tensor in held.values():
             tensor.flags.writeable = False
