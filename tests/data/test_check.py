@@ -178,7 +178,7 @@ FIVE = [[100, 0, 80], [0, 100, 45], [0, 0, 1]]
         ),
         (
             change("calibrated_sensor", "k-CAM_BACK", camera_intrinsic=[["a", 0, 80], *FIVE[1:]]),
-            "k-CAM_BACK: camera_intrinsic must hold numbers only",
+            "k-CAM_BACK: camera_intrinsic must be 3×3 finite numbers",
         ),
         (change("category", "c-car", name="vehicle.ufo"), "category c-car: nuScenes has no category 'vehicle.ufo'"),
         (change("map", "map", filename="maps/gone.png"), "map map: the file .*maps/gone.png is missing"),

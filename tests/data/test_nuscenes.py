@@ -30,12 +30,18 @@ def test_only_version_is_found(tmp_path):
     assert find_version(tmp_path) == "v1.0-mini"
     (tmp_path / "v1.0-synth").mkdir()
     assert find_version(tmp_path, "v1.0-synth") == "v1.0-synth"
-    with pytest.raises(UdxError, match=r"v1\.0-mini, v1\.0-synth; name one"):
+    with pytest.raises(UdxError, match=r"holds several versions: v1\.0-mini, v1\.0-synth; name one"):
         find_version(tmp_path)
     with pytest.raises(UdxError, match=r"no version 'v1\.0-test'; it has: v1\.0-mini, v1\.0-synth"):
         find_version(tmp_path, "v1.0-test")
     with pytest.raises(UdxError, match=r"nowhere is not a folder"):
         find_version(tmp_path / "nowhere")
+    (tmp_path / "photos").mkdir()
+    for version in (None, "v1.0-mini"):
+        with pytest.raises(
+            UdxError, match=r"photos is no dataroot of nuScenes: it has no folder v1\.0-… of tables; chec"
+        ):
+            find_version(tmp_path / "photos", version)
 
 
 def test_keyframes_in_the_order_of_time(world, tmp_path):
@@ -184,21 +190,51 @@ def escape(world):
     world.record("sample_data", "CAM_FRONT0")["filename"] = "../../etc/passwd"
 
 
+def two_attributes(world):
+    world.record("sample_annotation", "car1")["attribute_tokens"] *= 2
+
+
+def lost_attribute(world):
+    world.record("sample_annotation", "debris1")["attribute_tokens"] = ["gone"]
+
+
+def token_with_a_path(world):
+    """A picture of each keyframe is named by its token."""
+    for table, field in (("sample", "token"), ("sample_data", "sample_token"), ("sample_annotation", "sample_token")):
+        for record in world.tables[table]:
+            if record[field] == "t1":
+                record[field] = "../../t"
+    world.record("sample", "t0")["next"] = "../../t"
+
+
+def sweep_of_a_camera(world):
+    world.record("sample_data", "l1")["prev"] = "CAM_FRONT0"
+
+
+def map_elsewhere(world):
+    world.record("map", "map")["filename"] = "../../../../../../../../etc/passwd"
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
         (scene_nowhere, r"split 'train' in .*splits\.json names 'scene-z', which is not in scene\.json"),
         (splits_no_object, r"splits\.json must be a JSON object"),
         (split_no_list, r"split 'train' in .*must be a list"),
-        (nan_pose, r"ego_pose p-CAM_BACK1 is no pose: translation must be finite.*correct the record"),
-        (zero_rotation, r"calibrated_sensor k-LIDAR_TOP is no pose: rotation must be a unit quaternion"),
-        (no_intrinsic, r"calibrated_sensor k-CAM_FRONT needs a finite 3×3 camera_intrinsic"),
+        (nan_pose, r"ego_pose p-CAM_BACK1: translation must be three finite numbers up to .*correct the record"),
+        (zero_rotation, r"calibrated_sensor k-LIDAR_TOP: rotation must be a finite unit quaternion"),
+        (no_intrinsic, r"calibrated_sensor k-CAM_FRONT: camera_intrinsic must be 3×3 finite numbers"),
         (unknown_category, r"sample_annotation car0 is of the category 'vehicle\.spaceship'.*category\.json"),
-        (flat_box, r"sample_annotation car1 needs a finite pose and a positive size"),
+        (flat_box, r"sample_annotation car1: size must be three positive, finite numbers"),
+        (two_attributes, r"sample_annotation car1 has 2 attributes, and nuScenes' evaluation takes one"),
+        (lost_attribute, r"attribute\.json has no record 'gone'"),
+        (token_with_a_path, r"sample \.\./\.\./t: token must be a short string without slashes"),
+        (sweep_of_a_camera, r"sample_data CAM_FRONT0 comes before a LIDAR_TOP sweep, but is none"),
+        (map_elsewhere, r"map map names a file that is not inside .*; correct the record"),
         (no_camera, r"sample t1 has no CAM_BACK key frame"),
         (lost_sweep_record, r"sample_data\.json has no record 'gone'"),
-        (lost_neighbour, r"sample_annotation car1 is linked to 'gone', which does not exist"),
-        (escape, r"sample_data CAM_FRONT0 names the file '\.\./\.\./etc/passwd', which is not inside"),
+        (lost_neighbour, r"sample_annotation\.json has no record 'gone' that another table refers to"),
+        (escape, r"sample_data CAM_FRONT0: filename must be a path inside the dataroot, not '\.\./\.\./etc/passwd'"),
     ],
 )
 def test_bad_record_is_named(spoilt, spoil, sentence):

@@ -18,7 +18,7 @@ from udx.data.images import opened
 from udx.data.nuscenes import find_version
 from udx.data.points import POINT_BYTES, read_sweep
 from udx.data.spec import LIDAR
-from udx.data.tables import SCHEMA, is_inside, stream_records
+from udx.data.tables import SCHEMA, faults, intrinsic_fault, is_inside, is_text, stream_records
 from udx.errors import UdxError
 from udx.files import read_json
 
@@ -196,14 +196,10 @@ def _read_record(check: _Check, name: str, table: _Table, record: dict[str, Any]
         check.add(name, token, "another record has the same token", "remove one of them")
         return
     table.row_of[token] = len(table.row_of)
-    values: dict[str, Any] = {}
-    for key, kind in SCHEMA[name].kinds.items():
-        if key not in record:
-            check.add(name, token, f"{key} is missing")
-        elif not kind.holds(record[key]):
-            check.add(name, token, f"{key} must be {kind.says}, not {_short(record[key])}")
-        else:
-            values[key] = record[key]
+    wrong = dict(faults(name, record))
+    for what in wrong.values():
+        check.add(name, token, what)
+    values = {key: record[key] for key in SCHEMA[name].kinds if key not in wrong}
     for key, other in SCHEMA[name].references.items():
         if key in values:
             values[key] = _resolve(check, name, token, key, other, values[key])
@@ -219,11 +215,6 @@ def _resolve(check: _Check, name: str, token: str, key: str, other: str, value: 
     if row is None and check.tables[other].whole:
         check.add(name, token, f"{key} names {value!r}, which is not in {other}.json", "restore that record")
     return row
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _resolve_links(check: _Check, name: str, table: _Table) -> None:
@@ -247,25 +238,9 @@ def _check_sensors(check: _Check) -> None:
     for row, (token, sensor, matrix) in enumerate(calibrations.items("sensor_token", "camera_intrinsic")):
         if sensor is not None and matrix is not None and sensors.columns["modality"][sensor] == "camera":
             _, width, height = size_of.get(row, (token, None, None))
-            fault = _intrinsic_fault(matrix, width or np.inf, height or np.inf)
+            fault = intrinsic_fault(matrix, width or np.inf, height or np.inf)
             if fault:
                 check.add("calibrated_sensor", token, f"camera_intrinsic {fault}")
-
-
-def _intrinsic_fault(matrix: list[Any], width: float, height: float) -> str | None:
-    try:
-        intrinsic = np.array(matrix, dtype=np.float64)
-    except (ValueError, TypeError):
-        return "must hold numbers only"
-    if intrinsic.shape != (3, 3) or not np.isfinite(intrinsic).all():
-        return "must be 3×3 finite numbers"
-    if intrinsic[1, 0] != 0 or not np.array_equal(intrinsic[2], [0, 0, 1]):
-        return "must be upper triangular with 0, 0, 1 as its last row"
-    if min(intrinsic[0, 0], intrinsic[1, 1]) <= 0:
-        return "must have positive focal lengths"
-    if not (0 < intrinsic[0, 2] < width and 0 < intrinsic[1, 2] < height):
-        return "must have its principal point inside the image"
-    return None
 
 
 def _check_key_frames(check: _Check) -> None:
@@ -442,7 +417,7 @@ def _file_jobs(check: _Check) -> Iterator[tuple[str, Path, str, tuple[int, int]]
         for record in stream_records(check.folder / "sample_data.json"):
             token, filename = record.get("token"), record.get("filename")
             row = table.row_of.get(token) if isinstance(token, str) else None
-            if row is not None and isinstance(filename, str) and is_inside(filename) and sensors[row] >= 0:
+            if row is not None and is_text(filename) and is_inside(filename) and sensors[row] >= 0:
                 size = table.columns["width"][row] or 0, table.columns["height"][row] or 0
                 yield str(token), check.root / filename, modality[sensors[row]], size
     except (OSError, ValueError):

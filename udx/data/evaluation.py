@@ -16,7 +16,7 @@ import numpy as np
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
 from udx.data.nuscenes import open_dataroot, scenes_of_split
-from udx.errors import UdxError
+from udx.errors import UdxError, first_line
 from udx.files import write_json, write_text
 from udx.geometry import CLASSES
 from udx.geometry.arrays import FloatArray
@@ -126,7 +126,8 @@ def evaluate(
         modality: ``cam``, ``lidar`` or ``fusion``: the sensors that the submission declares.
 
     Raises:
-        UdxError: the split is unknown or has no box of a detection class, or a keyframe has no detections given.
+        UdxError: the split is unknown or has no box of a detection class, a keyframe has no detections given, or the
+            devkit cannot evaluate on these tables.
     """
     nusc = open_dataroot(source) if isinstance(source, Path) else source
     if not any(len(keyframe.annotations) for keyframe in keyframes):
@@ -136,7 +137,14 @@ def evaluate(
     with tempfile.TemporaryDirectory(prefix="udx-eval-") as scratch:
         submission = (out_dir or Path(scratch)) / "results_nusc.json"
         write_text(submission, json.dumps(submission_of(detections, keyframes, modality), allow_nan=False))
-        return _official(nusc, scenes or scenes_of_split(nusc, split), submission, Path(scratch))
+        scored = scenes or scenes_of_split(nusc, split)
+        try:
+            return _official(nusc, scored, submission, Path(scratch))
+        except Exception as error:  # the devkit assumes that tables are right
+            raise UdxError(
+                f"nuScenes' evaluation fails on split {split!r} of {nusc.dataroot} ({type(error).__name__}: "
+                f"{first_line(error)}); `udx data check {nusc.dataroot} --version {nusc.version}` names each bad record"
+            ) from error
 
 
 def submission_of(

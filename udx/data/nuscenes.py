@@ -8,8 +8,8 @@ import numpy as np
 
 from udx.data.frame import Annotations, KeyFrame, Sweep
 from udx.data.spec import CAMERAS, LIDAR
-from udx.data.tables import SCHEMA, is_inside
-from udx.errors import UdxError
+from udx.data.tables import SCHEMA, faults, intrinsic_fault, is_inside, is_text, stream_records
+from udx.errors import UdxError, first_line
 from udx.files import read_json
 from udx.geometry import BOX_SIZE, CLASSES, CameraRig
 from udx.geometry.arrays import FloatArray
@@ -30,10 +30,15 @@ def find_version(root: Path, version: str | None = None) -> str:
     if not root.is_dir():
         raise UdxError(f"the dataroot {root} is not a folder; check the path")
     found = sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
-    listing = ", ".join(found) or "none"
+    if not found:
+        raise UdxError(
+            f"{root} is no dataroot of nuScenes: it has no folder v1.0-… of tables; check the path, or unpack the "
+            "metadata archive there"
+        )
+    listing = ", ".join(found)
     if version is None:
         if len(found) != 1:
-            raise UdxError(f"{root} must hold one version, but holds these: {listing}; name one with --version")
+            raise UdxError(f"{root} holds several versions: {listing}; name one with --version")
         return found[0]
     if not (root / version).is_dir():
         raise UdxError(f"{root} has no version {version!r}; it has: {listing}")
@@ -51,16 +56,35 @@ def open_dataroot(root: Path, version: str | None = None) -> "NuScenes":
         path = root / version / f"{table}.json"
         if not path.is_file():
             raise UdxError(f"the table {path} is missing; restore it or unpack the metadata archive again")
+    _require_maps_inside(root / version / "map.json", root)
     from nuscenes import NuScenes
 
     try:
         return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:  # the devkit assumes that tables are right
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UdxError(
-            f"the tables in {root / version} cannot be loaded ({reason}); "
-            f"`udx data check {root} --version {version}` names each bad record"
+            f"the tables in {root / version} cannot be loaded ({reason}); {_check_hint(root, version)}"
         ) from error
+
+
+def _check_hint(root: Path | str, version: str) -> str:
+    return f"`udx data check {root} --version {version}` names each bad record"
+
+
+def _require_maps_inside(table: Path, root: Path) -> None:
+    """Keep the devkit from opening files elsewhere."""
+    try:
+        for record in stream_records(table):
+            name = record.get("filename")
+            if not (is_text(name) and (not name or is_inside(name))):
+                raise UdxError(f"map {_token_of(record)} names a file that is not inside {root}; correct the record")
+    except (OSError, ValueError) as error:
+        raise UdxError(f"the table {table} cannot be read ({first_line(error)}); restore it") from error
+
+
+def _token_of(record: Record) -> str:
+    return str(record.get("token"))[:100]
 
 
 def custom_splits(nusc: "NuScenes") -> dict[str, tuple[str, ...]]:
@@ -92,7 +116,7 @@ def scenes_of_split(nusc: "NuScenes", split: str) -> tuple[str, ...]:
     """
     from nuscenes.utils.splits import create_splits_scenes
 
-    held = {scene["name"] for scene in nusc.scene}
+    held = {_sound("scene", scene)["name"] for scene in nusc.scene}
     custom, predefined = custom_splits(nusc), create_splits_scenes()
     if split in custom:
         unknown = [scene for scene in custom[split] if scene not in held]
@@ -129,11 +153,16 @@ def load_keyframes(
     nusc = open_dataroot(source) if isinstance(source, Path) else source
     rank = {scene: index for index, scene in enumerate(scenes_of_split(nusc, split))}
     scene_of = {scene["token"]: scene["name"] for scene in nusc.scene}
-    samples = [sample for sample in nusc.sample if scene_of.get(sample["scene_token"]) in rank]
+    samples = [sample for sample in _samples(nusc) if scene_of.get(sample["scene_token"]) in rank]
     if not samples:
         raise UdxError(f"split {split!r} of {nusc.dataroot} has no sample; check scene.json and sample.json")
     samples.sort(key=lambda sample: (rank[scene_of[sample["scene_token"]]], sample["timestamp"]))
-    return tuple(_keyframe(nusc, sample, cameras, max_sweeps) for sample in samples)
+    tables = _Tables(nusc)
+    return tuple(_keyframe(tables, sample, cameras, max_sweeps) for sample in samples)
+
+
+def _samples(nusc: "NuScenes") -> list[Record]:
+    return [_sound("sample", sample) for sample in nusc.sample]
 
 
 def keyframe_of(nusc: "NuScenes", token: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10) -> KeyFrame:
@@ -142,123 +171,136 @@ def keyframe_of(nusc: "NuScenes", token: str, cameras: tuple[str, ...] = CAMERAS
     Raises:
         UdxError: there is none or more than one, or a record of it is missing or holds an impossible value.
     """
-    found = [sample for sample in nusc.sample if sample["token"].startswith(token)]
+    found = [sample for sample in _samples(nusc) if sample["token"].startswith(token)]
     if len(found) != 1:
         like = f", as {nusc.sample[0]['token']}" if nusc.sample else ""
         raise UdxError(
             f"{len(found)} keyframes of {nusc.dataroot} have a token that begins with {token!r}; "
             f"give one whole token of sample.json{like}"
         )
-    return _keyframe(nusc, found[0], cameras, max_sweeps)
+    return _keyframe(_Tables(nusc), found[0], cameras, max_sweeps)
 
 
-def data_path(root: Path, record: Record) -> Path:
-    """Path of a ``sample_data`` record's file.
+def _sound(table: str, record: Record) -> Record:
+    """Hold a record to the schema.
 
     Raises:
-        UdxError: the file name would leave the dataroot.
+        UdxError: a field is missing, or holds what no such field can.
     """
-    if not is_inside(record["filename"]):
-        raise UdxError(
-            f"sample_data {record['token']} names the file {record['filename']!r}, which is not inside {root}; "
-            "correct the record"
-        )
-    path: Path = root / record["filename"]
-    return path
-
-
-def _keyframe(nusc: "NuScenes", sample: Record, cameras: tuple[str, ...], max_sweeps: int) -> KeyFrame:
-    for channel in (LIDAR, *cameras):
-        if channel not in sample["data"]:
-            raise UdxError(f"sample {sample['token']} has no {channel} key frame in sample_data; repair the tables")
-    root = Path(nusc.dataroot)
-    lidar = nusc.get("sample_data", sample["data"][LIDAR])
-    views = [nusc.get("sample_data", sample["data"][camera]) for camera in cameras]
-    global_T_ego = _pose(nusc, "ego_pose", lidar["ego_pose_token"])
-    ego_T_global = inverse(global_T_ego)
-    return KeyFrame(
-        token=sample["token"],
-        scene=_get(nusc, "scene", sample["scene_token"])["name"],
-        timestamp_us=lidar["timestamp"],
-        image_paths=tuple(data_path(root, view) for view in views),
-        rig=CameraRig(
-            names=cameras,
-            intrinsics_N33=np.array([_intrinsics(nusc, view) for view in views]).reshape(-1, 3, 3),
-            ego_T_cam_N44=np.array([ego_T_global @ _global_T_sensor(nusc, view) for view in views]).reshape(-1, 4, 4),
-        ),
-        sweeps=tuple(
-            Sweep(
-                path=data_path(root, sweep),
-                ego_T_lidar=ego_T_global @ _global_T_sensor(nusc, sweep),
-                age_s=(lidar["timestamp"] - sweep["timestamp"]) * 1e-6,
-            )
-            for sweep in _sweeps(nusc, lidar, max_sweeps)
-        ),
-        global_T_ego=global_T_ego,
-        annotations=_annotations(nusc, sample["anns"], ego_T_global),
-    )
-
-
-def _get(nusc: "NuScenes", table: str, token: str) -> Record:
-    try:
-        record: Record = nusc.get(table, token)
-    except KeyError as error:
-        raise UdxError(
-            f"{table}.json has no record {token!r} that another table refers to; repair the tables"
-        ) from error
+    for _, fault in faults(table, record):
+        raise UdxError(f"{table} {_token_of(record)}: {fault}; correct the record")
     return record
 
 
-def _sweeps(nusc: "NuScenes", lidar: Record, max_sweeps: int) -> Iterable[Record]:
+class _Tables:
+    """The records of an open dataroot, each held to the schema when it is first looked at."""
+
+    def __init__(self, nusc: "NuScenes") -> None:
+        self.nusc, self.root = nusc, Path(nusc.dataroot)
+        self._sound: set[tuple[str, str]] = set()
+
+    def get(self, table: str, token: str) -> Record:
+        """Look a record up.
+
+        Raises:
+            UdxError: there is none, or it is not what the schema says.
+        """
+        try:
+            record: Record = self.nusc.get(table, token)
+        except KeyError as error:
+            raise UdxError(
+                f"{table}.json has no record {token!r} that another table refers to; repair the tables"
+            ) from error
+        if (table, token) not in self._sound:
+            _sound(table, record)
+            self._sound.add((table, token))
+        return record
+
+    def pose(self, table: str, token: str) -> FloatArray:
+        """Transform from the frame of an ego pose or sensor to the one that it is given in."""
+        record = self.get(table, token)
+        return from_quaternion(record["rotation"], record["translation"])
+
+    def global_T_sensor(self, record: Record) -> FloatArray:
+        """Pose of a sensor at its own timestamp: every record has its own ego pose."""
+        return self.pose("ego_pose", record["ego_pose_token"]) @ self.pose(
+            "calibrated_sensor", record["calibrated_sensor_token"]
+        )
+
+    def path_of(self, record: Record) -> Path:
+        """File of a ``sample_data`` record; the schema keeps it inside the dataroot."""
+        path: Path = self.root / record["filename"]
+        return path
+
+
+def _keyframe(tables: _Tables, sample: Record, cameras: tuple[str, ...], max_sweeps: int) -> KeyFrame:
+    for channel in (LIDAR, *cameras):
+        if channel not in sample["data"]:
+            raise UdxError(f"sample {sample['token']} has no {channel} key frame in sample_data; repair the tables")
+    lidar = tables.get("sample_data", sample["data"][LIDAR])
+    views = [tables.get("sample_data", sample["data"][camera]) for camera in cameras]
+    global_T_ego = tables.pose("ego_pose", lidar["ego_pose_token"])
+    ego_T_global = inverse(global_T_ego)
+    return KeyFrame(
+        token=sample["token"],
+        scene=tables.get("scene", sample["scene_token"])["name"],
+        timestamp_us=lidar["timestamp"],
+        image_paths=tuple(tables.path_of(view) for view in views),
+        rig=CameraRig(
+            names=cameras,
+            intrinsics_N33=np.array([_intrinsics(tables, view) for view in views]).reshape(-1, 3, 3),
+            ego_T_cam_N44=np.array([ego_T_global @ tables.global_T_sensor(view) for view in views]).reshape(-1, 4, 4),
+        ),
+        sweeps=tuple(
+            Sweep(
+                path=tables.path_of(sweep),
+                ego_T_lidar=ego_T_global @ tables.global_T_sensor(sweep),
+                age_s=(lidar["timestamp"] - sweep["timestamp"]) * 1e-6,
+            )
+            for sweep in _sweeps(tables, lidar, max_sweeps)
+        ),
+        global_T_ego=global_T_ego,
+        annotations=_annotations(tables, sample["anns"], ego_T_global),
+    )
+
+
+def _sweeps(tables: _Tables, lidar: Record, max_sweeps: int) -> Iterable[Record]:
     yield lidar
     for _ in range(max_sweeps - 1):
         if not lidar["prev"]:
             return
-        lidar = _get(nusc, "sample_data", lidar["prev"])
+        lidar = tables.get("sample_data", lidar["prev"])
+        if lidar["channel"] != LIDAR:
+            raise UdxError(f"sample_data {lidar['token']} comes before a {LIDAR} sweep, but is none; repair its links")
         yield lidar
 
 
-def _global_T_sensor(nusc: "NuScenes", record: Record) -> FloatArray:
-    """Pose of a sensor at its own timestamp: every record has its own ego pose."""
-    return _pose(nusc, "ego_pose", record["ego_pose_token"]) @ _pose(
-        nusc, "calibrated_sensor", record["calibrated_sensor_token"]
-    )
-
-
-def _pose(nusc: "NuScenes", table: str, token: str) -> FloatArray:
-    record = _get(nusc, table, token)
-    try:
-        return from_quaternion(record["rotation"], record["translation"])
-    except (KeyError, ValueError) as error:
-        raise UdxError(f"{table} {token} is no pose: {error}; correct the record") from error
-
-
-def _intrinsics(nusc: "NuScenes", view: Record) -> FloatArray:
+def _intrinsics(tables: _Tables, view: Record) -> FloatArray:
     token = view["calibrated_sensor_token"]
-    intrinsics = np.array(_get(nusc, "calibrated_sensor", token)["camera_intrinsic"], dtype=np.float64)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
-        raise UdxError(f"calibrated_sensor {token} needs a finite 3×3 camera_intrinsic; correct the record")
-    return intrinsics
+    matrix = tables.get("calibrated_sensor", token)["camera_intrinsic"]
+    fault = intrinsic_fault(matrix)
+    if fault:
+        raise UdxError(f"calibrated_sensor {token}: camera_intrinsic {fault}; correct the record")
+    return np.array(matrix, dtype=np.float64)
 
 
-def _annotations(nusc: "NuScenes", tokens: list[str], ego_T_global: FloatArray) -> Annotations:
+def _annotations(tables: _Tables, tokens: list[str], ego_T_global: FloatArray) -> Annotations:
     """Boxes of the detection classes, brought to the BEV frame with the full rotation."""
-    labels = [_label(_get(nusc, "sample_annotation", token)) for token in tokens]
-    kept = [(token, label) for token, label in zip(tokens, labels, strict=True) if label is not None]
+    annotated = [tables.get("sample_annotation", token) for token in tokens]
+    for record in annotated:
+        _require_one_attribute(tables, record)
+    labels = [_label(record) for record in annotated]
+    kept = [(record, label) for record, label in zip(annotated, labels, strict=True) if label is not None]
     if not kept:
         return Annotations.none()
-    records = [nusc.get("sample_annotation", token) for token, _ in kept]
-    velocity_N3 = np.array([_velocity(nusc, token) for token, _ in kept]) @ ego_T_global[:3, :3].T
+    records = [record for record, _ in kept]
+    velocity_N3 = np.array([_velocity(tables, record) for record in records]) @ ego_T_global[:3, :3].T
     heading_N3 = _headings(np.array([record["rotation"] for record in records])) @ ego_T_global[:3, :3].T
     boxes_N9 = np.empty((len(records), BOX_SIZE))
     boxes_N9[:, :3] = transform_points(ego_T_global, np.array([record["translation"] for record in records]))
     boxes_N9[:, 3:6] = np.array([record["size"] for record in records])[:, [1, 0, 2]]  # nuScenes: w, l, h
     boxes_N9[:, 6] = np.arctan2(heading_N3[:, 1], heading_N3[:, 0])
     boxes_N9[:, 7:] = velocity_N3[:, :2]
-    wrong = ~np.isfinite(boxes_N9[:, :7]).all(axis=1) | (boxes_N9[:, 3:6] <= 0).any(axis=1)
-    if wrong.any():
-        token = records[int(np.argmax(wrong))]["token"]
-        raise UdxError(f"sample_annotation {token} needs a finite pose and a positive size; correct the record")
     return Annotations(
         boxes_N9=boxes_N9,
         labels_N=np.array([label for _, label in kept], np.int64),
@@ -266,15 +308,24 @@ def _annotations(nusc: "NuScenes", tokens: list[str], ego_T_global: FloatArray) 
     )
 
 
-def _velocity(nusc: "NuScenes", token: str) -> FloatArray:
-    """Velocity in the global frame, m/s; NaN if the neighbours in time do not tell it."""
-    try:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            velocity: FloatArray = nusc.box_velocity(token)
-    except KeyError as error:
+def _require_one_attribute(tables: _Tables, annotation: Record) -> None:
+    attributes = annotation["attribute_tokens"]
+    if len(attributes) > 1:
         raise UdxError(
-            f"sample_annotation {token} is linked to {error}, which does not exist; repair the tables"
-        ) from error
+            f"sample_annotation {annotation['token']} has {len(attributes)} attributes, and nuScenes' evaluation "
+            "takes one; remove the others"
+        )
+    for token in attributes:
+        tables.get("attribute", token)
+
+
+def _velocity(tables: _Tables, annotation: Record) -> FloatArray:
+    """Velocity in the global frame, m/s; NaN if the neighbours in time do not tell it."""
+    for neighbour in (annotation["prev"], annotation["next"]):
+        if neighbour:
+            tables.get("sample", tables.get("sample_annotation", neighbour)["sample_token"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        velocity: FloatArray = tables.nusc.box_velocity(annotation["token"])
     return velocity if np.isfinite(velocity).all() else np.full(3, np.nan)
 
 
@@ -284,17 +335,16 @@ def _label(annotation: Record) -> int | None:
     from nuscenes.utils.color_map import get_colormap
 
     category = annotation["category_name"]
-    name = category_to_detection_name(category)
-    if name is None and category not in get_colormap():
+    name = category_to_detection_name(category) if isinstance(category, str) else None
+    if name is None and category not in (*get_colormap(),):
         raise UdxError(
-            f"sample_annotation {annotation['token']} is of the category {category!r}, which nuScenes does not have; "
-            "correct its name in category.json"
+            f"sample_annotation {annotation['token']} is of the category {str(category)[:100]!r}, which nuScenes does "
+            "not have; correct its name in category.json"
         )
     return None if name is None else CLASSES.index(name)
 
 
 def _headings(rotation_N4: FloatArray) -> FloatArray:
     """Where unit quaternions (w, x, y, z) turn the x axis (N, 3)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        w, x, y, z = (rotation_N4 / np.linalg.norm(rotation_N4, axis=1, keepdims=True)).T
+    w, x, y, z = (rotation_N4 / np.linalg.norm(rotation_N4, axis=1, keepdims=True)).T
     return np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)], axis=-1)

@@ -11,9 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 UNIT_TOLERANCE: Final = 1e-3
+MAX_WHOLE: Final = 2**53
+MAX_COORDINATE_M: Final = 1e8
+"""Farther than any two points on Earth are from each other, and small enough to compute with."""
+SIZE_RANGE_M: Final = (1e-3, 1e3)
+FOCAL_RANGE_PX: Final = (1.0, 1e6)
+MAX_NAME_BYTES: Final = 255
+MAX_PATH_BYTES: Final = 4095
 CHUNK_CHARACTERS: Final = 2**20
 MAX_RECORD_CHARACTERS: Final = 2**24
 
@@ -28,40 +35,67 @@ class Kind:
     holds: Callable[[Any], bool]
 
 
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is text that files and terminals can hold: no lone surrogates, no character 0."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_token(value: Any) -> bool:
+    """Whether a value can name a record, and a file that is made for it."""
+    return is_text(value) and 0 < len(value.encode()) <= MAX_NAME_BYTES // 2 and "/" not in value and value[0] != "."
+
+
 def is_inside(filename: str) -> bool:
     """Whether a file name of a table stays in the dataroot: relative, and never up."""
-    parts = set(filename.split("/"))
-    return not filename.startswith("/") and ".." not in parts and "\\" not in filename and bool(parts - {"", "."})
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
-
-
-def _is_vector(value: Any, length: int) -> bool:
+    parts = filename.split("/")
+    lengths = [len(part.encode(errors="replace")) for part in parts]
     return (
-        isinstance(value, list)
-        and len(value) == length
-        and all(isinstance(number, int | float) and math.isfinite(number) for number in value)
+        not filename.startswith("/")
+        and ".." not in parts
+        and "\\" not in filename
+        and bool(set(parts) - {"", "."})
+        and max(lengths) <= MAX_NAME_BYTES
+        and sum(lengths) + len(parts) <= MAX_PATH_BYTES
     )
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_WHOLE
 
 
-TEXT: Final = Kind("a string", lambda value: isinstance(value, str))
-TEXTS: Final = Kind("a list of strings", _is_texts)
-WHOLE: Final = Kind("a whole number, 0 or more", _is_whole)
+def _is_vector(value: Any, length: int, limit: float = MAX_COORDINATE_M) -> bool:
+    # Comparing leaves out NaN and infinity, and takes whole numbers of any length.
+    return (
+        isinstance(value, list)
+        and len(value) == length
+        and all(type(number) in (int, float) and -limit <= number <= limit for number in value)
+    )
+
+
+def _is_size(value: Any) -> bool:
+    return _is_vector(value, 3) and SIZE_RANGE_M[0] <= min(value) and max(value) <= SIZE_RANGE_M[1]
+
+
+def _is_rotation(value: Any) -> bool:
+    return _is_vector(value, 4, 2.0) and abs(math.hypot(*value) - 1) < UNIT_TOLERANCE
+
+
+TEXT: Final = Kind("a string", is_text)
+TEXTS: Final = Kind("a list of strings", lambda value: isinstance(value, list) and all(map(is_text, value)))
+TOKEN: Final = Kind("a short string without slashes", is_token)
+WHOLE: Final = Kind(f"a whole number from 0 to {MAX_WHOLE}", _is_whole)
 FLAG: Final = Kind("true or false", lambda value: isinstance(value, bool))
 LIST: Final = Kind("a list", lambda value: isinstance(value, list))
-POINT: Final = Kind("three finite numbers", lambda value: _is_vector(value, 3))
-SIZE: Final = Kind("three positive, finite numbers", lambda value: _is_vector(value, 3) and min(value) > 0)
-ROTATION: Final = Kind(
-    "a finite unit quaternion w, x, y, z",
-    lambda value: _is_vector(value, 4) and abs(math.hypot(*value) - 1) < UNIT_TOLERANCE,
-)
-FILE: Final = Kind("a path inside the dataroot", lambda value: isinstance(value, str) and is_inside(value))
+POINT: Final = Kind(f"three finite numbers up to {MAX_COORDINATE_M:g}", lambda value: _is_vector(value, 3))
+SIZE: Final = Kind("three positive, finite numbers from {:g} to {:g}".format(*SIZE_RANGE_M), _is_size)
+ROTATION: Final = Kind("a finite unit quaternion w, x, y, z", _is_rotation)
+FILE: Final = Kind("a path inside the dataroot", lambda value: is_text(value) and is_inside(value))
 MODALITY: Final = Kind("camera, lidar or radar", lambda value: value in ("camera", "lidar", "radar"))
 
 
@@ -157,6 +191,37 @@ SCHEMA: Final[Mapping[str, Table]] = {
     ),
 }
 """All tables; each stands behind those that it refers to (beside itself, and beside first and last members)."""
+
+
+def faults(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Fields of a record that are not what table ``name`` holds, each with what is wrong."""
+    for key, kind in (("token", TOKEN), *SCHEMA[name].kinds.items()):
+        if key not in record:
+            yield key, f"{key} is missing"
+        elif not kind.holds(record[key]):
+            yield key, f"{key} must be {kind.says}, not {_short(record[key])}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a whole number of thousands of digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def intrinsic_fault(matrix: Any, width: float = math.inf, height: float = math.inf) -> str | None:
+    """What keeps a matrix from being the intrinsics of a camera whose images have this size in pixels."""
+    least, most = FOCAL_RANGE_PX
+    if not (isinstance(matrix, list) and len(matrix) == 3 and all(_is_vector(row, 3, most) for row in matrix)):
+        return f"must be 3×3 finite numbers up to {most:g}"
+    if matrix[1][0] != 0 or matrix[2] != [0, 0, 1]:
+        return "must be upper triangular with 0, 0, 1 as its last row"
+    if min(matrix[0][0], matrix[1][1]) < least:
+        return "must have positive focal lengths of a pixel or more"
+    if not (0 < matrix[0][2] < width and 0 < matrix[1][2] < height):
+        return "must have its principal point inside the image"
+    return None
 
 
 def stream_records(path: Path, progress: Callable[[int, int], None] | None = None) -> Iterator[dict[str, Any]]:
