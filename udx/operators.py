@@ -353,6 +353,31 @@ class PillarClear(Operator):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PillarSteps:
+    """How ``pillar_max_kernel`` walks over points: STEPS times as many values as there are threads, one a thread."""
+
+    block_channels: int
+    step_points: int
+    steps: int = 16
+    num_warps: int = 4
+
+    @classmethod
+    def of(cls, channels: int) -> "PillarSteps":
+        """Choose blocks for features of ``channels`` values."""
+        block_channels = min(power_of_2(channels), 128)
+        return cls(block_channels=block_channels, step_points=128 // block_channels)
+
+    @property
+    def points(self) -> int:
+        """Points of a program."""
+        return self.step_points * self.steps
+
+    def constants(self) -> dict[str, int]:
+        """Constants of the kernel."""
+        return {"STEP_POINTS": self.step_points, "STEPS": self.steps, "BLOCK_CHANNELS": self.block_channels}
+
+
 @dataclass(frozen=True)
 class PillarMax(Operator):
     """The maximum of each cell and channel, in the memory that ``PillarClear`` cleared."""
@@ -366,17 +391,17 @@ class PillarMax(Operator):
         return (Output(name="pillars", dtype="float32", shape=("cleared[0]", "cleared[1]"), aliases="cleared"),)
 
     def launch(self, given: Sequence[TensorType]) -> Launch:
-        """A program for 32 points and a block of channels."""
+        """A program for a few points and a block of channels."""
         channels = self.fixed(given, "features", 1)
-        block_channels = min(power_of_2(channels), 128)
+        steps = PillarSteps.of(channels)
         return Launch(
             kernel="pillar_max_kernel",
             inputs=self.named(_dtypes(given)),
             scalars=(Scalar(name="points", value="features[0]"), Scalar(name="cells", value="cleared[0]")),
             outputs=self.outputs(_dtypes(given)),
-            constants={"CHANNELS": channels, "BLOCK_POINTS": 32, "BLOCK_CHANNELS": block_channels},
-            grid=("cdiv(features[0], 32)", f"cdiv({channels}, {block_channels})", "1"),
-            num_warps=4,
+            constants={"CHANNELS": channels, **steps.constants()},
+            grid=(f"cdiv(features[0], {steps.points})", f"cdiv({channels}, {steps.block_channels})", "1"),
+            num_warps=steps.num_warps,
         )
 
 

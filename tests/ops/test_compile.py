@@ -27,7 +27,7 @@ def output(name, dtype="float32"):
 
 
 SIZES = {"POINTS": 473088, "BINS": 112, "PIXELS": 704}
-TILES = {"CHANNELS": 64, "BLOCK_POINTS": 32, "BLOCK_CHANNELS": 64}
+STEPS = {"CHANNELS": 64, "STEP_POINTS": 2, "STEPS": 16, "BLOCK_CHANNELS": 64}
 NUMBERS = {name: Scalar(name=name, value="1") for name in ("cells", "slots", "points")}
 BACKWARD = [
     Launch(
@@ -53,7 +53,7 @@ BACKWARD = [
         inputs=tensors(Input, features="float32", cell="int32", pillars="float32"),
         scalars=(NUMBERS["points"], NUMBERS["cells"]),
         outputs=(output("holders", "int32"),),
-        constants=TILES,
+        constants=STEPS,
         grid=("1", "1", "1"),
         num_warps=4,
     ),

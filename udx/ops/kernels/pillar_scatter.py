@@ -11,15 +11,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from udx.operators import PillarSteps
+
 CLEAR_BLOCK = 1024
 POINT_BLOCK = 32
+"""Points of a program of the backward pass."""
 
 
 @triton.jit
 def pillar_clear_kernel(features, size, cleared, BLOCK: tl.constexpr):
     """Write ``size`` = num_cells · CHANNELS zeros: grid (cdiv(size, BLOCK),); ``features`` is not read."""
-    entry = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(cleared + entry, tl.full((BLOCK,), 0, cleared.dtype.element_ty), mask=entry < size)
+    begin = tl.program_id(0) * BLOCK
+    entry = begin + tl.arange(0, BLOCK)
+    zeros = tl.full((BLOCK,), 0, cleared.dtype.element_ty)
+    # A mask that may end anywhere would cut every store into single values; a whole block is stored 16 bytes at a time.
+    if size - begin >= BLOCK:
+        tl.store(cleared + entry, zeros)
+    else:
+        tl.store(cleared + entry, zeros, mask=entry < size)
 
 
 @triton.jit
@@ -31,23 +40,27 @@ def pillar_max_kernel(
     cells,
     pillars,
     CHANNELS: tl.constexpr,
-    BLOCK_POINTS: tl.constexpr,
+    STEP_POINTS: tl.constexpr,
+    STEPS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Raise the map to each point: grid (cdiv(points, BLOCK_POINTS), cdiv(CHANNELS, BLOCK_CHANNELS)).
+    """Raise the map to each point: grid (cdiv(points, STEP_POINTS · STEPS), cdiv(CHANNELS, BLOCK_CHANNELS)).
 
-    ``pillars`` is the memory of ``cleared``.
+    ``pillars`` is the memory of ``cleared``. A step is as many values as there are threads, so that neighbouring
+    lanes raise neighbouring channels: a sector of L2 takes all of its atomics at once.
     """
-    point, channel, own_cell, inside = _tile(cell, points, cells, CHANNELS, BLOCK_POINTS, BLOCK_CHANNELS)
-    value = tl.load(features + point[:, None] * CHANNELS + channel[None, :], mask=inside, other=0.0)
-    # What is not above zero is no candidate; NaN is one, and greater than all: it must not vanish silently.
-    value = value.to(pillars.dtype.element_ty)
-    candidate = tl.abs(tl.where(value <= 0, 0.0, value))
     integer = tl.int64 if pillars.dtype.element_ty == tl.float64 else tl.int32
-    bits = candidate.to(integer, bitcast=True)
-    entry = own_cell[:, None] * CHANNELS + channel[None, :]
-    place = (pillars + entry).to(tl.pointer_type(integer), bitcast=True)
-    tl.atomic_max(place, bits, mask=inside & (bits > 0), sem="relaxed")
+    for step in tl.static_range(STEPS):
+        block = tl.program_id(0) * STEPS + step
+        point, channel, own_cell, inside = _tile(block, cell, points, cells, CHANNELS, STEP_POINTS, BLOCK_CHANNELS)
+        value = tl.load(features + point[:, None] * CHANNELS + channel[None, :], mask=inside, other=0.0)
+        # What is not above zero is no candidate; NaN is one, and greater than all: it must not vanish silently.
+        value = value.to(pillars.dtype.element_ty)
+        candidate = tl.abs(tl.where(value <= 0, 0.0, value))
+        bits = candidate.to(integer, bitcast=True)
+        entry = own_cell[:, None] * CHANNELS + channel[None, :]
+        place = (pillars + entry).to(tl.pointer_type(integer), bitcast=True)
+        tl.atomic_max(place, bits, mask=inside & (bits > 0), sem="relaxed")
 
 
 @triton.jit
@@ -59,15 +72,19 @@ def pillar_holders_kernel(
     cells,
     holders,
     CHANNELS: tl.constexpr,
-    BLOCK_POINTS: tl.constexpr,
+    STEP_POINTS: tl.constexpr,
+    STEPS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
     """Count the points that hold each maximum: grid as ``pillar_max_kernel``; the caller clears ``holders``."""
-    point, channel, own_cell, inside = _tile(cell, points, cells, CHANNELS, BLOCK_POINTS, BLOCK_CHANNELS)
-    value = tl.load(features + point[:, None] * CHANNELS + channel[None, :], mask=inside, other=0.0)
-    entry = own_cell[:, None] * CHANNELS + channel[None, :]
-    holds = inside & (value > 0) & (value == tl.load(pillars + entry, mask=inside, other=0.0))
-    tl.atomic_add(holders + entry, tl.full((BLOCK_POINTS, BLOCK_CHANNELS), 1, tl.int32), mask=holds, sem="relaxed")
+    for step in tl.static_range(STEPS):
+        block = tl.program_id(0) * STEPS + step
+        point, channel, own_cell, inside = _tile(block, cell, points, cells, CHANNELS, STEP_POINTS, BLOCK_CHANNELS)
+        value = tl.load(features + point[:, None] * CHANNELS + channel[None, :], mask=inside, other=0.0)
+        entry = own_cell[:, None] * CHANNELS + channel[None, :]
+        holds = inside & (value > 0) & (value == tl.load(pillars + entry, mask=inside, other=0.0))
+        ones = tl.full((STEP_POINTS, BLOCK_CHANNELS), 1, tl.int32)
+        tl.atomic_add(holders + entry, ones, mask=holds, sem="relaxed")
 
 
 @triton.jit
@@ -85,8 +102,9 @@ def pillar_backward_kernel(
     BLOCK_POINTS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Give each holder of a maximum its share of the gradient: grid as ``pillar_max_kernel``."""
-    point, channel, own_cell, inside = _tile(cell, points, cells, CHANNELS, BLOCK_POINTS, BLOCK_CHANNELS)
+    """Give each holder of a maximum its share: grid (cdiv(points, BLOCK_POINTS), cdiv(CHANNELS, BLOCK_CHANNELS))."""
+    block = tl.program_id(0)
+    point, channel, own_cell, inside = _tile(block, cell, points, cells, CHANNELS, BLOCK_POINTS, BLOCK_CHANNELS)
     own = point[:, None] * CHANNELS + channel[None, :]
     value = tl.load(features + own, mask=inside, other=0.0)
     entry = own_cell[:, None] * CHANNELS + channel[None, :]
@@ -98,9 +116,9 @@ def pillar_backward_kernel(
 
 
 @triton.jit
-def _tile(cell, points, cells, CHANNELS: tl.constexpr, BLOCK_POINTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
-    """Rows and channels of the own tile, the cell of each row, and what of the tile is in a cell."""
-    point = tl.program_id(0).to(tl.int64) * BLOCK_POINTS + tl.arange(0, BLOCK_POINTS)
+def _tile(block, cell, points, cells, CHANNELS: tl.constexpr, BLOCK_POINTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """Rows of a block of points and the own channels, the cell of each row, and what of the tile is in a cell."""
+    point = block.to(tl.int64) * BLOCK_POINTS + tl.arange(0, BLOCK_POINTS)
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     own_cell = tl.load(cell + point, mask=point < points, other=-1).to(tl.int64)
     inside = ((own_cell >= 0) & (own_cell < cells))[:, None] & (channel < CHANNELS)[None, :]
@@ -116,9 +134,9 @@ def scatter(features_MC: Tensor, cell_M: Tensor, num_cells: int) -> Tensor:
         pillar_clear_kernel[(triton.cdiv(pillars.numel(), CLEAR_BLOCK),)](
             features_MC, pillars.numel(), pillars, BLOCK=CLEAR_BLOCK
         )
-        grid, blocks = _launch(points, channels)
         if points:
-            pillar_max_kernel[grid](features_MC, cell_M, pillars, points, num_cells, pillars, **blocks)
+            grid, steps = _steps(points, channels)
+            pillar_max_kernel[grid](features_MC, cell_M, pillars, points, num_cells, pillars, **steps)
     return pillars.to(features_MC.dtype)
 
 
@@ -127,10 +145,11 @@ def scatter_backward(grad: Tensor, features_MC: Tensor, cell_M: Tensor, pillars:
     points, channels = features_MC.shape
     grad_features = torch.empty_like(features_MC)
     if grad_features.numel():
-        grid, blocks = _launch(points, channels)
+        grid, steps = _steps(points, channels)
         holders = torch.zeros_like(pillars, dtype=torch.int32)
         cells = len(pillars)
-        pillar_holders_kernel[grid](features_MC, cell_M, pillars, points, cells, holders, **blocks)
+        pillar_holders_kernel[grid](features_MC, cell_M, pillars, points, cells, holders, **steps)
+        grid, blocks = _blocks(points, channels)
         accumulate = tl.float64 if features_MC.dtype == torch.float64 else tl.float32
         pillar_backward_kernel[grid](
             grad, features_MC, cell_M, pillars, holders, points, cells, grad_features, ACCUMULATE=accumulate, **blocks
@@ -138,7 +157,15 @@ def scatter_backward(grad: Tensor, features_MC: Tensor, cell_M: Tensor, pillars:
     return grad_features
 
 
-def _launch(points: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
+def _steps(points: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and constants of the kernels with atomics."""
+    steps = PillarSteps.of(channels)
+    grid = triton.cdiv(points, steps.points), triton.cdiv(channels, steps.block_channels)
+    return grid, steps.constants() | {"CHANNELS": channels, "num_warps": steps.num_warps}
+
+
+def _blocks(points: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and constants of the kernel without."""
     block_channels = min(triton.next_power_of_2(channels), 128)
     grid = triton.cdiv(points, POINT_BLOCK), triton.cdiv(channels, block_channels)
     blocks = {"CHANNELS": channels, "BLOCK_POINTS": POINT_BLOCK, "BLOCK_CHANNELS": block_channels, "num_warps": 4}
