@@ -7,11 +7,13 @@ from typing import Final
 
 import click
 
-from udx.errors import MissingHardwareError, UdxError, escaped
+from udx.errors import Interrupted, MissingHardwareError, UdxError, escaped
 
 USER_ERROR: Final = 2
 MISSING_HARDWARE: Final = 3
 INTERRUPTED: Final = 130
+OF_SIGNAL: Final = 128
+"""What a shell adds to the number of the signal that ended a process."""
 
 EXTRAS: Final = {
     "accelerate": "train",
@@ -49,8 +51,10 @@ def run_command(command: click.Command) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(USER_ERROR)
-    except (KeyboardInterrupt, click.Abort):
-        _end("interrupted; what was finished is kept, and training goes on with --resume", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        signals = [its.number for its in (error, error.__cause__) if isinstance(its, Interrupted)]
+        status = OF_SIGNAL + signals[0] if signals else INTERRUPTED
+        _end("interrupted; what was finished is kept, and training goes on with --resume", status)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _end(escaped(f"{where}{error.strerror or error}; see to it and run the command again"))

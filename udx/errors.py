@@ -40,6 +40,14 @@ class MissingHardwareError(UdxError):
     """This machine has no GPU or no driver for what was asked; the command line ends with exit status 3."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal that asked a long step to end; what it had to save is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 def first_line(error: Exception) -> str:
     """What an exception of another library says, shortened: the name of its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

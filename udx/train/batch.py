@@ -18,6 +18,7 @@ from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.models.detector import DetectorInputs
 from udx.train.distiller import Lessons
+from udx.train.interrupt import held_back_from_children, ignore_in_worker
 from udx.train.objectives import Objects
 from udx.train.sampling import BatchShare, EpochSampler
 
@@ -157,7 +158,7 @@ def make_loader(
         collate_fn=join,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=False,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         # Else every new iteration would draw from the generator that training draws from.
         generator=torch.Generator(),
     )
@@ -171,7 +172,9 @@ def batches(loader: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
         UdxError: a file is missing or damaged; in the words of whoever found it, without a worker's traceback.
     """
     try:
-        for batch in loader:
+        with held_back_from_children():
+            loading = iter(loader)
+        for batch in loading:
             yield batch.to(device)
     except UdxError as error:
         # Of the whole message: as a sentence it would be cut before the end of the traceback, where the sentence is.
@@ -210,5 +213,6 @@ def _inputs(sample: Sample, spec: SensorSpec) -> DetectorInputs:
     return DetectorInputs(**{name: torch.from_numpy(array)[None] for name, array in inputs_of(sample, spec).items()})
 
 
-def _one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
+    ignore_in_worker()
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from udx.config import to_plain
 from udx.errors import UdxError
 from udx.files import write_json
 from udx.train.checkpoint import CheckpointRecord, save_checkpoint
+from udx.train.lock import LOCK
 from udx.train.run import Run
 from udx.train.state import identity_of, read_state, write_state
 
@@ -25,7 +26,8 @@ def require_free(run: Run, *, resume: bool) -> None:
         return
     # A run that broke off before its first checkpoint has nothing to lose: resuming it begins anew.
     broke_off_early = run.config.is_file() and not run.state.exists() and not run.checkpoint.exists()
-    if run.folder.exists() and any(run.folder.iterdir()) and not (resume and broke_off_early):
+    taken = run.folder.exists() and any(path.name != LOCK for path in run.folder.iterdir())
+    if taken and not (resume and broke_off_early):
         raise UdxError(f"{run.folder} holds a run already; continue it with --resume, or choose another --out")
 
 

@@ -1,6 +1,7 @@
 """The training loop: one student, optionally one teacher, from a start to a run directory."""
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from udx.data.augment import Augmentation
 from udx.data.evaluation import Metrics
 from udx.data.frame import KeyFrame
 from udx.data.load import ReadSweeps, load_images, read_sweeps
-from udx.errors import UdxError
+from udx.errors import Interrupted, UdxError
 from udx.files import sha256_of
 from udx.geometry.arrays import ByteArray
 from udx.models.detector import Detector
@@ -27,6 +28,7 @@ from udx.train.ema import AverageOfWeights
 from udx.train.interrupt import interruptible
 from udx.train.keeping import Keeper
 from udx.train.learner import Learner, Terms
+from udx.train.lock import locked
 from udx.train.logbook import LogBook, memory_mb
 from udx.train.recipes import RunConfig
 from udx.train.replay import Breakage
@@ -34,6 +36,7 @@ from udx.train.rng import restore_rng, rng_state
 from udx.train.run import Run, git_commit
 from udx.train.sampling import EpochSampler, class_balanced
 from udx.train.schedule import learning_rate, make_optimiser
+from udx.train.state import require_state
 from udx.train.teaching import Teaching, begin_teaching
 
 
@@ -84,17 +87,21 @@ class Job:
 def train(job: Job) -> Detector:
     """Train a detector into ``job.run`` and return it, in eval mode.
 
-    Training that was interrupted continues at the very step with ``resume``; Ctrl-C and SIGTERM save before it ends.
+    Training that was interrupted continues at the very step with ``resume``. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save
+    before it ends.
 
     Raises:
+        Interrupted: one of these signals came.
         UdxError: the run exists and is not to be resumed, or is of another configuration; the teacher, its cache or
-            the start does not fit; a loss or gradient is not finite; the disk is full.
+            the start does not fit; a loss or gradient is not finite; the disk is full; another process trains in
+            the run's folder.
     """
-    session = _Session(job)
-    try:
-        session.fit()
-    finally:
-        session.close()
+    with locked(job.run.folder):
+        session = _Session(job)
+        try:
+            session.fit()
+        finally:
+            session.close()
     return session.shipped.eval()
 
 
@@ -208,6 +215,8 @@ class _Session:
             self.keeper.require_space(2 * (weights * (5 if self.average else 4)))
             self.keeper.describe()
             self.log = LogBook(self.job.run, at=(self.step, state["log_bytes"] if state else 0))
+            if self.log.lost:
+                self.job.warn(f"{self.job.run.log} has lost lines; training goes on, their steps are not in the log")
 
     def fit(self) -> None:
         """Run the steps and evaluations that are left; an interruption ends after the step that it falls in."""
@@ -216,7 +225,7 @@ class _Session:
                 epoch, done = divmod(self.step, self.steps_per_epoch)
                 if epoch > self.validated and not done:
                     self._end_epoch(epoch)
-                if self.step == self.steps:
+                if self.step >= self.steps:
                     break
                 for batch in self._batches(epoch, done):
                     self._take_step(batch, epoch, interrupted)
@@ -231,16 +240,17 @@ class _Session:
         self.learner.train()
         yield from batches(self.loader, self.accelerator.device)
 
-    def _take_step(self, batch: Batch, epoch: int, interrupted: Callable[[], bool]) -> None:
+    def _take_step(self, batch: Batch, epoch: int, interrupted: Callable[[], int | None]) -> None:
         """One step, and what is due after it in all processes: to save, to end."""
         self._one_step(batch, epoch)
         overdue = time.monotonic() - self.saved_at > self.job.config.train.checkpoint_every_s
-        wishes = torch.tensor([float(interrupted()), float(overdue and processes.is_main())])
+        number = interrupted()
+        wishes = torch.tensor([float(number is not None), float(overdue and processes.is_main())])
         end, save = processes.mean_over_processes(wishes.to(self.accelerator.device)).tolist()
         if end or save:
             self.save()
         if end:
-            raise KeyboardInterrupt
+            raise Interrupted(number or signal.SIGINT)
 
     def _one_step(self, batch: Batch, epoch: int) -> None:
         began = time.perf_counter()
@@ -330,25 +340,40 @@ class _Session:
         if self.teaching is not None and self.teaching.cache is not None:
             self.teaching.cache.flush()
         generators = processes.of_all(rng_state())
-        if not processes.is_main():
-            return
-        scaler = self.accelerator.scaler
-        state = {
+        if processes.is_main():
+            self.keeper.save(self._state(self.log.sync(), generators), self.shipped)
+
+    def _state(self, log_bytes: int, generators: list[dict[str, Any]]) -> dict[str, Any]:
+        """Everything that resuming needs."""
+        scaler, optimiser = self.accelerator.scaler, self.optimiser.state_dict()
+        return {
             "step": self.step,
             "validated": self.validated,
             "best_nds": self.best_nds,
-            "log_bytes": self.log.length,
+            "log_bytes": log_bytes,
             "learner": self.learner.state(),
             "average": self.average.detector.state_dict() if self.average else {},
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": optimiser,
+            "moments": len(optimiser["state"]),
             "schedule": self.schedule.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
             "rng": generators,
         }
-        self.keeper.save(state, self.shipped)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Take up the state that was saved."""
+        """Take up the state that was saved.
+
+        Raises:
+            UdxError: it is not the state of such a training.
+        """
+        require_state(
+            state,
+            self._state(0, [rng_state()]),
+            self.learner.parameters,
+            steps=self.steps,
+            epochs=self.job.config.train.epochs,
+            path=self.job.run.state,
+        )
         self.learner.restore(state["learner"])
         if self.average is not None:
             self.average.detector.load_state_dict(state["average"])
