@@ -128,7 +128,8 @@ def cells_of(case: PointCase) -> Tensor:
     grid, (z_min, z_max) = case.grid, Z_RANGE_M
     rows, columns = grid.shape
     x, y, z = case.points_MF[:, :3].unbind(1)
-    column, row = ((x - grid.x_min) / grid.cell).floor(), ((y - grid.y_min) / grid.cell).floor()
+    cell = torch.full((), grid.cell, dtype=x.dtype, device=x.device)  # see udx/ops/reference/voxelize.py
+    column, row = ((x - grid.x_min) / cell).floor(), ((y - grid.y_min) / cell).floor()
     inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows) & (z >= z_min) & (z < z_max)
     return torch.where(inside, row * columns + column, grid.num_cells).long()
 

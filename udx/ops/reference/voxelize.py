@@ -17,8 +17,10 @@ def voxelize(points_BMF: Tensor, num_points_B1: Tensor, grid: PillarGrid) -> tup
     features_FBM = points_BMF.permute(2, 0, 1).contiguous()
     given = torch.arange(capacity, device=device) < num_points_B1
     finite = given & (features_FBM.abs().amax(dim=0) <= torch.finfo(torch.float32).max)
-    across = (features_FBM[0] - grid.x_min) / grid.cell
-    along = (features_FBM[1] - grid.y_min) / grid.cell
+    # A tensor and not a Python scalar, by whose reciprocal torch for CUDA multiplies.
+    cell = torch.full((), grid.cell, dtype=torch.float32, device=device)
+    across = (features_FBM[0] - grid.x_min) / cell
+    along = (features_FBM[1] - grid.y_min) / cell
     height = features_FBM[2]
     inside = finite & (height >= grid.z_min) & (height < grid.z_max)
     inside &= (across >= 0) & (across < grid.columns) & (along >= 0) & (along < grid.rows)
