@@ -9,7 +9,7 @@ OUT ?= runs/demo
 GPU_PYTHON ?=
 RESULTS ?= benchmarks/results
 
-.PHONY: demo test test-tensorrt lint gpu-check clean
+.PHONY: demo test test-tensorrt lint gpu-check gpu-gain clean
 
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
@@ -38,8 +38,12 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 # On a machine with a CUDA device: what works there, every test marked gpu, and the benchmarks that use it, in at most
-# nine minutes; then what distillation gains in a few hundred steps of recipe small. Where torch for CUDA is installed
-# already: make gpu-check GPU_PYTHON=python3
+# nine minutes. Where torch for CUDA is installed already, udx need not be, and the checkout may be read-only:
+# make gpu-check GPU_PYTHON=python3 RESULTS=/tmp/results
 gpu-check: $(if $(GPU_PYTHON),,$(STAMP))
 	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/gpu_check.py --out $(RESULTS)
-	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/small_gain.py --json $(RESULTS)/small_gain_cuda.json
+
+# What distillation gains there in a few hundred steps of recipe small; needs nuscenes-devkit. OUT keeps world and runs.
+gpu-gain: OUT = runs/small-gain
+gpu-gain: $(if $(GPU_PYTHON),,$(STAMP))
+	$(or $(GPU_PYTHON),$(BIN)/python) benchmarks/small_gain.py --out $(OUT) --json $(RESULTS)/small_gain_cuda.json

@@ -11,9 +11,11 @@ other programs on the machine disturb least. Saves a table and a picture.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -99,7 +101,13 @@ def main(
             request = Request(
                 run=run.folder, root=root, version=version, threads=threads, protocol=protocol, calibration=CALIBRATION
             )
-            found["students"][student] = one = compare(run, request, compiled, device)
+            opened: list[Row] = []
+
+            def keep(row: Row, opened: list[Row] = opened, student: Modality = student) -> None:
+                opened.append(row)
+                write_json(out, found | {"opened": {student: opened}})
+
+            found["students"][student] = one = compare(run, request, compiled, device, keep)
         write_json(out, found)  # a run that is interrupted keeps the students that are finished
         write_text(out.with_suffix(".svg"), picture(found["students"]))
         shown = [[row["format"], *row["cells"]] for row in one["formats"]]
@@ -174,8 +182,18 @@ def contestants(run: Run, folder: Path, request: Request, compiled: bool, device
             yield Format(one.name.replace("torch", "torch.compile"), None, None, backend, one.gpu)
 
 
-def compare(run: Run, request: Request, compiled: bool, device: str = "all") -> dict[str, Any]:
+def compare(
+    run: Run, request: Request, compiled: bool, device: str = "all", keep: Callable[[Row], None] = lambda row: None
+) -> dict[str, Any]:
     """Open every contestant, measure them in turns, and tell how fast each is beside torch eager.
+
+    Args:
+        run: whose detector is measured.
+        request: data, threads and protocol.
+        compiled: whether torch's compiler takes part.
+        device: ``cpu``, ``cuda`` or ``all``.
+        keep: is given each contestant as soon as it was opened, with how long a frame took it while it was alone (the
+            median, milliseconds), or why it cannot take part: what is left if there is no time for the comparison.
 
     Raises:
         UdxError: torch itself does not run on the device.
@@ -191,9 +209,11 @@ def compare(run: Run, request: Request, compiled: bool, device: str = "all") -> 
             frames, frames_are = (frames, frames_are) if frames else frames_of(runner.manifest, request)
             with runner:  # the compiler works now, and fails now if it cannot
                 runner.detect(frames[0]())
+                keep({"format": one.name, "reason": None, "alone_ms": alone_ms(runner, frames)})
             runners[one.name] = runner
         except UdxError as error:
             reasons[one.name] = str(error)
+            keep({"format": one.name, "reason": str(error)})
     if frames is None or next(iter(runners)) not in ("torch", "torch, CUDA"):
         raise UdxError(
             f"torch does not run here, and there is nothing to compare with ({next(iter(reasons.values()))})"
@@ -219,6 +239,17 @@ def compare(run: Run, request: Request, compiled: bool, device: str = "all") -> 
         "interference": others and dataclasses.asdict(others),
         "formats": [*rows, *missing],
     }
+
+
+def alone_ms(runner: Runner, frames: list[Frame], repetitions: int = 5) -> float:
+    """Time a few frames of an active runner: the median from the sensors' tensors to the boxes, milliseconds."""
+    took = []
+    for index in range(repetitions):
+        tensors = frames[index % len(frames)]()
+        begun = time.perf_counter()
+        runner.infer(tensors)
+        took.append((time.perf_counter() - begun) * 1e3)
+    return median(took)
 
 
 def frames_of(manifest: Manifest, request: Request) -> tuple[list[Frame], str]:

@@ -11,6 +11,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import checkout
 import click
 
 from udx.config import to_plain
@@ -57,6 +58,7 @@ def open_world(root: Path, device: str) -> Dataset:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(steps: int, teacher_steps: int, overrides: tuple[str, ...], device: str, out: Path, json_file: Path) -> None:
     """Train the three, print their metrics and save them."""
+    out, json_file = checkout.require_writable(out), checkout.require_writable(json_file.parent) / json_file.name
     data = open_world(out / "world", device)
 
     def trained(name: str, student: Modality, budget: int, teacher: Run | None = None) -> tuple[Run, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The GPU's check without a GPU: steps that pass, fail and hang, and what is told of them."""
 
+import ast
 import importlib
 import json
 import subprocess
@@ -67,6 +68,53 @@ def test_the_whole_ends_when_its_time_is_over(gpu_check):
     assert (outcome.ended, outcome.seconds) == ("no time left", 0.0)
 
 
+def test_a_step_that_does_not_heed_an_interruption_is_killed(gpu_check, monkeypatch):
+    monkeypatch.setattr(gpu_check, "GRACE_S", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+    (outcome,) = gpu_check.run_all([step(gpu_check, deaf, limit_s=2)], 60)
+    assert outcome.ended == "stopped after 2 s"
+
+
+def test_a_step_that_must_end_may_save_what_it_has(gpu_check, tmp_path):
+    kept = tmp_path / "kept"
+    program = (
+        "import pathlib, time\n"
+        "try:\n    time.sleep(600)\n"
+        f"except KeyboardInterrupt:\n    pathlib.Path({str(kept)!r}).write_text('half of it')\n"
+    )
+    gpu_check.run_step(step(gpu_check, program, limit_s=3), 60)
+    assert kept.read_text() == "half of it"
+
+
+def test_tests_that_ended_before_the_time_was_over_are_kept(gpu_check, tmp_path, monkeypatch):
+    """Even if pytest hangs in a call that no signal interrupts."""
+    monkeypatch.setattr(gpu_check, "GRACE_S", 0.5)
+    (tmp_path / "test_some.py").write_text(
+        "import signal, time\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert 1 == 2\n"
+        "def test_hanging():\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n    time.sleep(600)\n"
+    )
+    outcome = gpu_check.run_step(step_of_tests(tmp_path, limit_s=15), 60)
+    assert (outcome.ended, outcome.passed) == ("stopped after 15 s", 1)
+    assert [name.endswith("test_bad: assert 1 == 2") for name in outcome.failed] == [True]
+
+
+def step_of_tests(folder: Path, limit_s: float = 60):
+    import gpu_check
+
+    lines = folder / "lines.jsonl"
+    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_lines", "--lines", str(lines))
+    return gpu_check.Step(name="tests", command=(*command, str(folder / "test_some.py")), limit_s=limit_s, lines=lines)
+
+
+def test_outcomes_are_kept_after_every_step(gpu_check):
+    kept = []
+    steps = [step(gpu_check, "pass"), step(gpu_check, "raise SystemExit(1)")]
+    gpu_check.run_all(steps, 60, keep=lambda outcomes: kept.append([outcome.ended for outcome in outcomes]))
+    assert kept == [["passed"], ["passed", "failed with status 1"]]
+
+
 def test_tests_are_counted_and_reasons_told(gpu_check, tmp_path, capsys):
     (tmp_path / "test_some.py").write_text(
         "import pytest\n"
@@ -74,16 +122,20 @@ def test_tests_are_counted_and_reasons_told(gpu_check, tmp_path, capsys):
         "def test_bad(): assert 0\n"
         "@pytest.mark.parametrize('at', [1, 2])\n"
         "def test_missing(at): pytest.skip('pip install something')\n"
+        "@pytest.fixture\n"
+        "def broken(): raise RuntimeError('no device')\n"
+        "def test_without_its_fixture(broken): pass\n"
     )
-    junit = tmp_path / "tests.xml"
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={junit}", str(tmp_path / "test_some.py"))
-    outcome = gpu_check.run_step(gpu_check.Step(name="tests", command=command, limit_s=60, junit=junit), 60)
+    outcome = gpu_check.run_step(step_of_tests(tmp_path), 60)
     assert (outcome.ended, outcome.passed) == ("failed with status 1", 1)
-    assert [name.rpartition("::")[2] for name in outcome.failed] == ["test_bad"]
+    assert [name.rpartition("::")[2] for name in outcome.failed] == [
+        "test_bad: assert 0",
+        "test_without_its_fixture: RuntimeError: no device",
+    ]
     assert outcome.skipped == {"pip install something": 2}
     gpu_check.tell([outcome])
     told = capsys.readouterr().out
-    assert "1 passed, 1 failed, 2 skipped" in told
+    assert "1 passed, 2 failed, 2 skipped" in told
     assert "skipped 2: pip install something" in told
     assert json.dumps(gpu_check.report_of({}, [outcome]))
 
@@ -96,19 +148,70 @@ def test_every_marked_test_is_found(gpu_check):
 
 
 def test_the_steps_fit_into_the_time_that_there_is(gpu_check, tmp_path):
-    steps = gpu_check.steps_for(tmp_path, tmp_path)
+    steps = gpu_check.steps_for(tmp_path)
     assert sum(one.limit_s for one in steps) <= 9 * 60
-    for one in steps[1:]:
-        assert (ROOT / one.command[0]).is_file()
+    assert len({one.name for one in steps}) == len(steps)
+    for one in steps:
+        assert one.command[0] == "-m" or (ROOT / one.command[0]).is_file()
 
 
-def test_without_a_gpu_there_is_one_sentence(gpu_check):
+def test_every_marked_file_is_in_a_step_and_the_compiler_waits(gpu_check, tmp_path):
+    steps = {one.name: one for one in gpu_check.steps_for(tmp_path)}
+    for path in gpu_check.marked_tests(ROOT / "tests"):
+        assert any(path in one.command for one in steps.values()), path
+    assert "not torch-compile" in steps["engines"].command
+    assert list(steps)[-1] == "torch.compile" and "torch-compile" in steps["torch.compile"].command
+
+
+def test_what_a_machine_lacks_is_said_and_fails_nothing(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name, path=None: None)
+    memcheck = gpu_check.sanitizer_step("memcheck", tmp_path)
+    outcome = gpu_check.run_step(memcheck, 60)
+    assert outcome.absent and "compute-sanitizer is not installed" in outcome.ended
+
+
+def test_the_sanitizer_runs_the_tests_of_the_shipped_kernels(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name, path=None: "/opt/compute-sanitizer")
+    racecheck = gpu_check.sanitizer_step("racecheck", tmp_path)
+    assert racecheck.program[:3] == ("/opt/compute-sanitizer", "--tool", "racecheck")
+    assert racecheck.program[-1] == sys.executable and gpu_check.SHIPPED in racecheck.command
+
+
+def test_without_a_gpu_there_is_one_sentence_and_the_diagnosis_is_kept(tmp_path):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py")], capture_output=True, text=True, cwd=ROOT
-    )
+    done = started("gpu_check.py", "--out", str(tmp_path / "results"), cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("udx: there is no GPU to check: ")
+    assert done.stderr.splitlines()[-1].startswith("udx: there is no GPU to check: ")
+    kept = json.loads((tmp_path / "results" / "gpu_check.json").read_text())
+    assert kept["steps"] == [] and kept["doctor"]["gpu"]["verdict"] == "no"
+
+
+@pytest.mark.parametrize("program", ["gpu_check.py", "small_gain.py"])
+def test_a_folder_that_cannot_be_written_is_said_first(program, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = started(program, "--out", str(tmp_path / "file" / "results"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "results cannot be written to" in done.stderr and "RESULTS=FOLDER" in done.stderr
+
+
+def started(program: str, *arguments: str, cwd: Path):
+    command = [sys.executable, str(ROOT / "benchmarks" / program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize("program", ["gpu_check.py", "small_gain.py"])
+def test_udx_need_not_be_installed(program):
+    """The first import of the programs finds udx in the checkout; without site-packages it is nowhere else."""
+    tree = ast.parse((ROOT / "benchmarks" / program).read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports]
+    first = next(index for index, name in enumerate(names) if name.split(".")[0] == "udx")
+    assert names.index("checkout") < first
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import checkout, udx; print(udx.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(ROOT / "benchmarks")], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(ROOT / "udx" / "__init__.py"), done.stderr
