@@ -21,6 +21,12 @@ SHARE = 0.9
 """On a GPU: flat heatmaps of random weights have near ties, which other sums break otherwise."""
 
 
+ATOMIC = {"onnxruntime-cuda"}
+"""Kinds that add with float atomics: ONNX Runtime's ``ScatterElements(add)``, in the body of ``UdxBevPool``, adds in
+another order in every run, so that equal frames give nearly equal outputs."""
+ATOMIC_TOLERANCE = 1e-4
+
+
 ELSEWHERE = sorted(KINDS.keys() - set(ANYWHERE))
 
 
@@ -53,6 +59,22 @@ def without_calibration(frame: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: tensor for name, tensor in frame.items() if name not in CALIBRATION}
 
 
+def assert_repeats(kind: str, found: np.ndarray, expected: np.ndarray) -> None:
+    """Compare sorted scores: equal to the bit, but for the kinds that cannot promise it."""
+    if kind in ATOMIC:
+        np.testing.assert_allclose(found, expected, rtol=0, atol=ATOMIC_TOLERANCE)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_who_may_differ_from_run_to_run_and_by_how_much() -> None:
+    scores = np.linspace(1, 0, 5, dtype=np.float32)
+    assert_repeats("onnxruntime-cuda", scores + np.float32(1e-5), scores)
+    for kind, difference in (("onnxruntime-cuda", 1e-3), ("tensorrt", 1e-5), ("onnxruntime", 1e-5)):
+        with pytest.raises(AssertionError):
+            assert_repeats(kind, scores + np.float32(difference), scores)
+
+
 def test_inputs_and_outputs_are_those_of_the_manifest(runner: Runner) -> None:
     assert runner.inputs == expected_inputs(runner.manifest)
     assert runner.outputs == expected_outputs(runner.manifest)
@@ -76,13 +98,14 @@ def test_the_boxes_are_those_of_onnx_runtime_on_the_cpu(active: Runner, kind: st
         assert agreement(expected, found).share > SHARE
 
 
-def test_equal_frames_give_equal_outputs_and_every_input_is_read(active: Runner) -> None:
+def test_equal_frames_give_equal_outputs_and_every_input_is_read(active: Runner, kind: str) -> None:
     frame = frame_of(active.manifest)
     once, again = active.infer(frame)["scores"], active.infer(frame)["scores"]
-    np.testing.assert_array_equal(once, again)
+    assert_repeats(kind, again, once)
     for name in frame:
         changed = frame | {name: np.zeros_like(frame[name])}
-        assert not np.array_equal(active.infer(changed)["scores"], once), name
+        with pytest.raises(AssertionError):
+            assert_repeats(kind, active.infer(changed)["scores"], once)
 
 
 def test_results_are_the_caller_s_own(active: Runner) -> None:
@@ -93,7 +116,7 @@ def test_results_are_the_caller_s_own(active: Runner) -> None:
         np.testing.assert_array_equal(first[name], tensor)
 
 
-def test_a_new_rig_between_two_frames_equals_a_fresh_start_with_it(active: Runner) -> None:
+def test_a_new_rig_between_two_frames_equals_a_fresh_start_with_it(active: Runner, kind: str) -> None:
     rig = active.manifest.rig
     if rig is None:
         with pytest.raises(UdxError, match="no cameras"):
@@ -107,12 +130,12 @@ def test_a_new_rig_between_two_frames_equals_a_fresh_start_with_it(active: Runne
         active.set_rig(turned(rig, turn).select(order))
         for _ in range(2):
             found = active.infer(sensors)
-            for name, tensor in found.items():
-                np.testing.assert_array_equal(tensor, expected[turn][name])
+            for name in ("scores",) if kind in ATOMIC else found:
+                assert_repeats(kind, found[name], expected[turn][name])
     # A frame with a plan of its own is run with that, and the next one with the rig's again.
     moved = active.infer(frame_of(active.manifest, turn_rad=0.3))
-    np.testing.assert_array_equal(moved["scores"], expected[0.3]["scores"])
-    np.testing.assert_array_equal(active.infer(sensors)["scores"], expected[0.0]["scores"])
+    assert_repeats(kind, moved["scores"], expected[0.3]["scores"])
+    assert_repeats(kind, active.infer(sensors)["scores"], expected[0.0]["scores"])
     with pytest.raises(UdxError, match="reads inputs"):
         active.infer(sensors | {"pool_index": frame_of(active.manifest)["pool_index"]})
 
@@ -140,8 +163,9 @@ def test_a_runner_can_be_activated_again_and_keeps_its_rig(kind: str, tmp_path: 
     for _ in range(2):
         with runner:
             found.append(runner.detect(sensors))
-    np.testing.assert_array_equal(found[0].boxes_K9, found[1].boxes_K9)
-    np.testing.assert_array_equal(found[0].scores_K, found[1].scores_K)
+    assert_repeats(kind, found[0].scores_K, found[1].scores_K)
+    if kind not in ATOMIC:
+        np.testing.assert_array_equal(found[0].boxes_K9, found[1].boxes_K9)
     runner.deactivate()
 
 
@@ -151,8 +175,8 @@ def test_two_runners_of_one_engine_do_not_meet(active: Runner, kind: str, tmp_pa
     expected = active.infer(frame)["scores"]
     with KINDS[kind](tmp_path, modality) as second:
         assert not np.array_equal(second.infer(other)["scores"], expected)
-        np.testing.assert_array_equal(active.infer(frame)["scores"], expected)
-    np.testing.assert_array_equal(active.infer(frame)["scores"], expected)
+        assert_repeats(kind, active.infer(frame)["scores"], expected)
+    assert_repeats(kind, active.infer(frame)["scores"], expected)
 
 
 def test_inputs_that_do_not_fit_are_named_with_expected_and_actual(active: Runner) -> None:
@@ -170,14 +194,14 @@ def test_inputs_that_do_not_fit_are_named_with_expected_and_actual(active: Runne
 
 
 @pytest.mark.parametrize("count", [0, -1, 2_000_000])
-def test_counts_of_points_that_cannot_be_read_no_memory_they_should_not(active: Runner, count: int) -> None:
+def test_counts_of_points_that_cannot_be_read_no_memory_they_should_not(active: Runner, kind: str, count: int) -> None:
     """None at all, and more than the buffer holds: an answer that is a set of boxes, and the next frame unharmed."""
     frame = frame_of(active.manifest)
     if "num_points" not in frame:
         pytest.skip("a camera detector reads no points")
     expected = active.infer(frame)["scores"]
     active.detect(frame | {"num_points": np.array([count], np.int32)})
-    np.testing.assert_array_equal(active.infer(frame)["scores"], expected)
+    assert_repeats(kind, active.infer(frame)["scores"], expected)
 
 
 def test_settings_name_backend_and_version(runner: Runner, kind: str) -> None:
