@@ -270,6 +270,9 @@ def evaluate(run_folder: Path | None, engine: Path | None, json_file: Path | Non
     help="fp16: but for geometry, coordinates and decoding.",
 )
 @click.option("--dynamic", multiple=True, metavar="NAME", help="Dimension to leave open: points; repeatable.")
+@click.option(
+    "--portable", is_flag=True, help="No functions, standard operators, fixed shapes: for OpenVINO and others."
+)
 @JSON
 def export(
     student: str | None, run_folder: Path | None, out: Path | None, json_file: Path | None, **variant: Any
@@ -282,7 +285,7 @@ def export(
     from udx.outputs import check_outputs
 
     run, modality = find_run(student, run_folder)
-    out = out or default_file(modality, variant["precision"])
+    out = out or default_file(modality, variant["precision"], portable=variant["portable"])
     outputs = {"--out": out, "--json": file_of(json_file)}
     check_outputs({option: file for option, file in outputs.items() if file}, {"--run": run.folder})
     tell(f"exporting {run.folder}, a {modality} detector, as {out}")

@@ -91,7 +91,9 @@ class Manifest:
     ``rig`` is one real calibration at network size: an example input, never baked into the graph.
 
     ``dynamic`` names the dimensions that the graph leaves open, with the largest size that each may have: ``points``,
-    the rows of the point buffer. ``graph`` is not known before the file is written, and always in a file.
+    the rows of the point buffer. ``portable`` says that the file holds neither functions nor operators of domain
+    ``udx``, and that every shape in it is fixed. ``graph`` is not known before the file is written, and always in a
+    file.
     """
 
     recipe: str
@@ -105,6 +107,7 @@ class Manifest:
     teacher: dict[str, Any] | None = None
     rig: CameraRig | None = None
     dynamic: dict[str, int] = field(default_factory=dict)
+    portable: bool = False
     precision: PrecisionPlan = field(default_factory=PrecisionPlan)
     graph: GraphFacts | None = None
     classes: tuple[str, ...] = CLASSES
@@ -116,6 +119,8 @@ class Manifest:
         possible = {"points": self.spec.lidar.max_points} if self.spec.lidar else {}
         if not self.dynamic.items() <= possible.items():
             raise ValueError(f"dimensions {self.dynamic} are open, of {possible} that can be")
+        if self.portable and self.dynamic:
+            raise ValueError(f"dimensions {self.dynamic} of a portable file are open")
 
     def to_json(self) -> str:
         """One line of JSON."""

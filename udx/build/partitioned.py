@@ -12,6 +12,7 @@ import udx
 from udx.build.bundle import write_bundle
 from udx.build.memory_plan import place_tensors
 from udx.build.partition import Kernel, Partition, Segment, partition
+from udx.build.plugins import require_operators
 from udx.build.precision import require_precision
 from udx.build.rtx import build_segment, require_capabilities, tensorrt_rtx
 from udx.build.watch import Display, Watch, cancellable
@@ -99,6 +100,8 @@ def build_partitioned(
     version = metadata.version("onnxruntime") if backend == "onnxruntime" else tensorrt_rtx().__version__
     file = read_onnx(path)
     found = require_precision(file.model, path, precision)
+    if backend != "onnxruntime":
+        require_operators(file.manifest, path)
     cut = partition(with_weights_inside(file), file.manifest.dynamic)
     if backend == "onnxruntime":
         require_kernels([kernel.launch for kernel in cut.kernels], str(path))

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from udx.errors import UdxError, first_line
+from udx.manifest import Manifest
 from udx.operators import DOMAIN, OPERATORS, PLUGIN_ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -29,6 +30,19 @@ class PluginLayer:
 
     name: str
     plugin: Plugin
+
+
+def require_operators(manifest: Manifest, path: Path) -> None:
+    """Refuse a portable file where the nodes of domain ``udx`` are to become plugins or kernels.
+
+    Raises:
+        UdxError: the file was exported with ``--portable`` and has no such nodes.
+    """
+    if manifest.portable:
+        raise UdxError(
+            f"{path} was exported with --portable: it has standard operators where plugins and kernels of udx would "
+            "be, and TensorRT cannot run those; build the file that udx export writes without --portable"
+        )
 
 
 def plugin_nodes(model: "onnx.ModelProto", path: Path) -> tuple[PluginLayer, ...]:

@@ -24,7 +24,7 @@ from udx.build.builder import EngineFacts, TensorrtSettings, engine_facts, seria
 from udx.build.cache import EngineCache, deliver
 from udx.build.content import content_hash
 from udx.build.network import logger
-from udx.build.plugins import PluginLayer, plugin_layers, plugin_nodes, require_plugins
+from udx.build.plugins import PluginLayer, plugin_layers, plugin_nodes, require_operators, require_plugins
 from udx.build.shapes import launches_of, with_sizes
 from udx.build.watch import Display, Watch, cancellable
 from udx.config import to_plain
@@ -85,6 +85,7 @@ def build_tensorrt(
             our plugins, or ``out`` cannot be written.
     """
     file = read_onnx(path)
+    require_operators(file.manifest, path)
     nodes = plugin_nodes(file.model, path)
     trt, device = _requirements(path)
     watch = Watch(display)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from udx.calibration.activations import values
+from udx.calibration.job import require_full_precision
 from udx.calibration.samples import SAMPLES, choose, require_training_split
 from udx.config import to_plain
 from udx.data.dataset import default_splits, open_or_make
@@ -89,9 +90,7 @@ def halve(request: Request, bar: Bar) -> Halved:
         UdxError: the file is not FP32, or the data cannot be used, or the other file is no twin.
     """
     file = read_onnx(request.file)
-    if file.manifest.precision.precision != "fp32":
-        precision = file.manifest.precision.precision.upper()
-        raise UdxError(f"{file.path} is in {precision} already; give the FP32 file that udx export wrote")
+    require_full_precision(file)
     ranges: dict[str, float] = {}
     if request.like is not None:
         plan = read_onnx(request.like).manifest.precision

@@ -279,7 +279,12 @@ def dead_channels(file: OnnxFile, placement: Placement) -> tuple[str, ...]:
 
 
 def require_full_precision(file: OnnxFile) -> None:
-    """Raise ``UdxError`` unless a file is in FP32 throughout."""
+    """Raise ``UdxError`` unless a file is in FP32 throughout, and its operators of domain ``udx`` are in it."""
+    if file.manifest.portable:
+        raise UdxError(
+            f"{file.path} was exported with --portable, and what must stay exact cannot be told from the rest there; "
+            "give the file that udx export writes without --portable"
+        )
     precision = file.manifest.precision.precision
     if precision != "fp32":
         what = "in FP16" if precision == "fp16" else f"quantized to {precision.upper()} already"

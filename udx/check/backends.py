@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from udx.build.partition import Kernel, partition
-from udx.build.plugins import plugin_nodes
+from udx.build.plugins import plugin_nodes, require_operators
 from udx.errors import UdxError
 from udx.operators import DOMAIN
 from udx.runtime.cost import skeleton_of, with_shapes
@@ -106,11 +106,13 @@ def _bodies(file: OnnxFile, *, on_cpu: bool) -> Bodies:
 
 
 def _plugins(file: OnnxFile) -> Plugins:
+    require_operators(file.manifest, file.path)
     found = Counter(layer.plugin.name for layer in plugin_nodes(file.model, file.path))
     return Plugins(plugins=dict(found), nodes=len(file.model.graph.node))
 
 
 def _parts(file: OnnxFile) -> Parts:
+    require_operators(file.manifest, file.path)
     cut = partition(with_weights_inside(file), file.manifest.dynamic)
     return Parts(
         segments={segment.name: len(segment.model.graph.node) for segment in cut.segments},

@@ -76,7 +76,12 @@ class Description:
         found = self.identity.to_json()
         assert self.manifest.graph is not None, "no file without it is read"
         found["structure"] |= {"manifest_sha256": self.manifest.graph.sha256}
-        found["manifest"] |= {"dynamic": self.manifest.dynamic, "precision": asdict(self.manifest.precision)}
+        said = self.manifest
+        found["manifest"] |= {
+            "dynamic": said.dynamic,
+            "portable": said.portable,
+            "precision": asdict(said.precision),
+        }
         return {
             "schema": SCHEMA,
             **found,

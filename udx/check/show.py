@@ -60,6 +60,8 @@ def manifest_lines(manifest: Manifest) -> Iterator[str]:
     yield f"teacher: {_teacher(manifest.teacher)}"
     yield f"boxes: {manifest.box_convention}; {manifest.max_boxes} a frame, of {len(manifest.classes)} classes"
     yield f"precision: {_precision(manifest)}"
+    if manifest.portable:
+        yield "portable: standard operators alone, in fixed shapes; for TensorRT export it without --portable"
 
 
 def graph_lines(structure: Structure) -> Iterator[str]:

@@ -18,9 +18,11 @@ from udx.data.detections import Detections
 from udx.data.inputs import Tensors
 from udx.data.spec import Modality, SensorSpec
 from udx.errors import UdxError
+from udx.export.banned import require_no_banned_operators
 from udx.export.deploy import OUTPUTS, DeployableDetector
 from udx.export.description import manifest_of
 from udx.export.parity import Agreement, Parity, agreement, compare, difference, values_of
+from udx.export.portable import to_portable
 from udx.export.precision import last_layers, to_fp16
 from udx.export.rounding import with_rounding
 from udx.export.simplify import simplify
@@ -106,7 +108,7 @@ class Export:
         """One line for the terminal."""
         size = f"{self.path.stat().st_size / 2**20:.1f} MiB"
         manifest = self.manifest
-        what = f"{manifest.spec.modality} detector, recipe {manifest.recipe}"
+        what = f"{'portable ' * manifest.portable}{manifest.spec.modality} detector, recipe {manifest.recipe}"
         return f"{self.path}: {what}, {size}, of run {self.run}; {self.proof}"
 
 
@@ -127,10 +129,10 @@ def find_run(student: str | None, run_folder: Path | None) -> tuple[Run, Modalit
     return run, modality
 
 
-def default_file(modality: Modality, precision: Precision) -> Path:
-    """Name an export: ``student.onnx`` for cameras in FP32, else with sensors and precision."""
+def default_file(modality: Modality, precision: Precision, *, portable: bool = False) -> Path:
+    """Name an export: ``student.onnx`` for cameras in FP32, else with sensors, precision and ``portable``."""
     parts = ["student", *([modality] if modality != "cam" else []), *([precision] if precision != "fp32" else [])]
-    return Path("-".join(parts) + ".onnx")
+    return Path("-".join([*parts, *(["portable"] if portable else [])]) + ".onnx")
 
 
 def export_run(
@@ -139,21 +141,27 @@ def export_run(
     *,
     precision: Precision = "fp32",
     dynamic: Sequence[str] = (),
+    portable: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Export:
     """Export the detector of a run; the file appears only if it passes the checker and agrees with torch.
 
     ``dynamic`` names dimensions to leave open: ``points``, the rows of the point buffer. A batch cannot be: a file
-    is for one frame, and its boxes (K, 9) are those of one frame.
+    is for one frame, and its boxes (K, 9) are those of one frame. ``portable`` writes standard operators alone, in
+    fixed shapes, for programs that know no functions; TensorRT's plugins have no nodes there.
 
     Raises:
-        UdxError: the run has no readable checkpoint, its detector has no such dimension, or ONNX Runtime disagrees
-            with torch by more than ``TOLERANCE``, or FP16 with FP32 by more than ``HEAD_TOLERANCE``.
+        UdxError: the run has no readable checkpoint, its detector has no such dimension, ``portable`` and ``dynamic``
+            are both asked for, or ONNX Runtime disagrees with torch by more than ``TOLERANCE``, or FP16 with FP32 by
+            more than ``HEAD_TOLERANCE``.
     """
+    if portable and dynamic:
+        raise UdxError(f"a portable file has fixed shapes, and --dynamic {dynamic[0]} opens one; leave one of them out")
     steps = 4
     progress(0, steps)
     detector, record = load_detector(run.checkpoint)
-    manifest = replace(manifest_of(run, record), dynamic=open_sizes(detector.config.spec, dynamic))
+    open_dimensions = open_sizes(detector.config.spec, dynamic)
+    manifest = replace(manifest_of(run, record), dynamic=open_dimensions, portable=portable)
     frame, _ = generated_frame(manifest, seed=0)
     tensors = dict(frame())
     module = DeployableDetector(detector)
@@ -161,15 +169,20 @@ def export_run(
     exact = to_onnx(module, tensors, manifest.dynamic)
     progress(2, steps)
     model, plan = to_fp16(exact) if precision == "fp16" else (exact, PrecisionPlan())
+    halved = None if model is exact else model
+    if portable:
+        model = to_portable(model)
+        plan = _of_nodes_in(model, plan)
     manifest = sealed(model, replace(manifest, precision=plan))
     model.doc_string = f"udx {manifest.udx_version}: {manifest.spec.modality} detector, recipe {manifest.recipe}"
+    require_no_banned_operators(model)
     onnx.checker.check_model(model, full_check=True)
     progress(3, steps)
     proof: list[Proof] = []
 
     def write_and_prove(partial: Path) -> None:
         onnx.save(model, partial)
-        proof.append(_prove(module, exact, model, partial, tensors))
+        proof.append(_prove(module, exact, halved, partial, tensors, same_graph=not portable))
 
     write_with(out, write_and_prove)
     progress(steps, steps)
@@ -231,22 +244,44 @@ def detections_of(detector: Detector, tensors: Tensors) -> Detections:
     return Detections(boxes_K9=boxes, scores_K=scores, labels_K=labels)
 
 
+def _of_nodes_in(model: onnx.ModelProto, plan: PrecisionPlan) -> PrecisionPlan:
+    """Name in a plan only what is in a model."""
+    names = {node.name for node in model.graph.node}
+    kept = {reason: tuple(name for name in nodes if name in names) for reason, nodes in plan.float32.items()}
+    return replace(plan, float32=kept)
+
+
 def _prove(
-    module: DeployableDetector, exact: onnx.ModelProto, written: onnx.ModelProto, path: Path, tensors: Tensors
+    module: DeployableDetector,
+    exact: onnx.ModelProto,
+    halved: onnx.ModelProto | None,
+    path: Path,
+    tensors: Tensors,
+    *,
+    same_graph: bool,
 ) -> Proof:
-    """Hold the FP32 graph to torch, and the file to the FP32 graph."""
+    """Hold the FP32 graph to torch, the FP16 graph to the FP32 graph, and the file to what it was written from.
+
+    ``same_graph`` says that the file holds the FP32 graph, or the FP16 graph if there is one, and not a rewritten one.
+    """
     with open_engine(path) as runner:
         found = runner.detect(tensors)
-    reference = found if written is exact else _detections(values_of(exact, OUTPUTS, tensors))
+    reference = found if halved is None else _detections(values_of(exact, OUTPUTS, tensors))
     parity = compare(detections_of(module.detector, tensors), reference)
+    _require_parity(parity, "torch")
+    if halved is None:
+        return Proof(parity=parity)
+    if not same_graph:
+        _require_parity(compare(_detections(values_of(halved, OUTPUTS, tensors)), found), "the FP16 graph")
+    return _prove_halves(exact, halved, tensors, parity)
+
+
+def _require_parity(parity: Parity, reference: str) -> None:
     if parity.largest > TOLERANCE:
         raise UdxError(
-            f"the export differs from torch by {parity.largest:.2g} (allowed: {TOLERANCE:g}), so it was not written; "
-            "report this with the run's config.json"
+            f"the export differs from {reference} by {parity.largest:.2g} (allowed: {TOLERANCE:g}), so it was not "
+            "written; report this with the run's config.json"
         )
-    if written is exact:
-        return Proof(parity=parity)
-    return _prove_halves(exact, written, tensors, parity)
 
 
 def _prove_halves(exact: onnx.ModelProto, halved: onnx.ModelProto, tensors: Tensors, parity: Parity) -> Proof:

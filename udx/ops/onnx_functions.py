@@ -13,6 +13,7 @@ a lock: where two points of a cell meet, one is lost now and then, and the same 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -45,6 +46,20 @@ def function_protos() -> list[onnx.FunctionProto]:
     return [_function(kind, body) for kind, body in _BODIES.items()]
 
 
+def fixed_function_protos(pooled_slots: int, pooled_cells: int) -> list[onnx.FunctionProto]:
+    """Bodies whose tensors have shapes that follow from their inputs' shapes alone; they give the same bits.
+
+    The pooling takes room for the chunks of any plan then, about twice what a plan needs, and is as much slower.
+
+    Args:
+        pooled_slots: how many slots the point index of the model's UdxBevPool nodes has, of all samples together.
+        pooled_cells: how many cells those nodes write, of all samples together.
+    """
+    fixed = partial(_bev_pool, chunks_of=partial(_fixed_chunks, num_slots=pooled_slots, num_cells=pooled_cells))
+    bodies: dict[type[Operator], Body] = {**_BODIES, BevPool: fixed}
+    return [_function(kind, body) for kind, body in bodies.items()]
+
+
 def _function(kind: type[Operator], body: "Body") -> onnx.FunctionProto:
     op = FunctionBody()
     attributes = {name: op.attribute(name, form) for name, form in kind.attributes().items()}
@@ -71,7 +86,14 @@ class _Chunks:
     first: Value
 
 
-def _bev_pool(op: FunctionBody, depth: Value, context: Value, point_index: Value, cell_offsets: Value) -> list[Value]:
+def _bev_pool(
+    op: FunctionBody,
+    depth: Value,
+    context: Value,
+    point_index: Value,
+    cell_offsets: Value,
+    chunks_of: "Callable[[FunctionBody, _Slots], _Chunks] | None" = None,
+) -> list[Value]:
     """Sum the slots of a cell in chunks of ``LANES``, all chunks at once, lane by lane; then the chunks of a cell.
 
     What is left to scatter then is a tenth. The lanes are unrolled, because few programs run an ONNX Loop.
@@ -82,7 +104,7 @@ def _bev_pool(op: FunctionBody, depth: Value, context: Value, point_index: Value
     channels = op.Shape(context, start=4, end=5)
     cells = op.Sub(op.Shape(cell_offsets, start=1, end=2), [1])
     slots = _slots_of_cells(op, point_index, cell_offsets, batch)
-    chunks = _packed_chunks(op, slots)
+    chunks = (chunks_of or _packed_chunks)(op, slots)
     slot = op.Add(chunks.first, np.arange(LANES)[:, None])
     filled = op.Less(slot, op.Gather(slots.ends, chunks.cell))
     # Depth and context of the point in every slot; its index is flat in (camera, bin, row, column). What is not filled
@@ -130,6 +152,26 @@ def _packed_chunks(op: FunctionBody, slots: _Slots) -> _Chunks:
     begun = op.ScatterElements(op.Expand([0], op.Add(number, [1])), chunks_begin, ones, reduction="add")
     cell = op.Sub(op.Slice(op.CumSum(begun, 0), [0], number), [1])
     before = op.Mul(op.Sub(_range(op, number), op.Gather(chunks_begin, cell)), [LANES])
+    return _Chunks(cell=cell, first=op.Add(op.Gather(slots.begins, cell), before))
+
+
+def _fixed_chunks(op: FunctionBody, slots: _Slots, num_slots: int, num_cells: int) -> _Chunks:
+    """As many rows as any plan can have chunks; those that a plan does not need are behind the end of their cell.
+
+    The chunks of cell c start at row begin // LANES + c: a cell of n slots has rows enough before the next one's,
+    n // LANES + 1 at least.
+    """
+    rows = num_slots // LANES + num_cells
+    first_row = op.Add(op.Div(slots.begins, LANES), np.arange(num_cells))
+    cell = op.ScatterElements(np.zeros(rows, np.int64), first_row, np.arange(num_cells))
+    # A row without a cell is its predecessor's: the running maximum, over twice as many rows in every step.
+    for step in range((num_slots // LANES + 1).bit_length()):
+        reach = 1 << step
+        if reach >= rows:
+            break
+        head, tail = op.Slice(cell, [0], [reach], [0]), op.Slice(cell, [reach], [rows], [0])
+        cell = op.Concat(head, op.Max(tail, op.Slice(cell, [0], [rows - reach], [0])), axis=0)
+    before = op.Mul(op.Sub(np.arange(rows), op.Gather(first_row, cell)), [LANES])
     return _Chunks(cell=cell, first=op.Add(op.Gather(slots.begins, cell), before))
 
 
