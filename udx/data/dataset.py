@@ -20,7 +20,7 @@ Tick = Callable[[int, int], None]
 
 
 def open_or_make(root: Path | None, version: str | None, tick: Tick) -> "NuScenes":
-    """Open a dataroot; without one the synthetic world, which is rendered on first use.
+    """Open a dataroot; without one the synthetic world, which is rendered on first use, by one process for all.
 
     Raises:
         UdxError: the dataroot cannot be opened, or the world cannot be written.
@@ -28,7 +28,7 @@ def open_or_make(root: Path | None, version: str | None, tick: Tick) -> "NuScene
     if root is None:
         root = WORLD_ROOT
         if not root.exists():
-            write_world(root, WORLD, progress=tick)
+            write_world(root, WORLD, progress=tick, wait=True)
     return open_dataroot(root, version)
 
 

@@ -2,6 +2,8 @@
 
 import filecmp
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from nuscenes.utils.splits import create_splits_scenes
 from udx.data.synth import VERSION, WorldSpec, world, write_world
 from udx.data.synth.street import make_scene
 from udx.errors import UdxError
+from udx.files import lock_file
 from udx.geometry import CLASSES
 
 TINY = WorldSpec(scenes=2, samples=2, seed=5, sweeps=1, image_width_px=64)
@@ -263,6 +266,45 @@ def test_a_killed_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(world, "_write_keyframe", die)
     with pytest.raises(UdxError, match="fewer workers"):
         write_world(tmp_path / "world", TINY, workers=1)
+
+
+def test_two_processes_do_not_write_one_world(tmp_path: Path) -> None:
+    with (
+        lock_file(tmp_path / ".world.lock"),
+        pytest.raises(UdxError, match=r"another process is writing .*world; wait until it has finished, or choose"),
+    ):
+        write_world(tmp_path / "world", TINY)
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_waits_takes_what_the_other_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that want the world first: one renders, the other looks on."""
+    rendering, waiting = threading.Event(), threading.Event()
+    rendered, told = [], []
+
+    def render(growing: Path, *_: object) -> list[object]:
+        rendered.append(growing)
+        (growing / "keyframes").mkdir()
+        (growing / "keyframes" / "0-0.json").write_text("{}")
+        rendering.set()
+        assert waiting.wait(60)
+        return []
+
+    def look_on(done: int, total: int) -> None:
+        told.append((done, total))
+        waiting.set()
+
+    monkeypatch.setattr(world, "_render_all", render)
+    monkeypatch.setattr(world, "_write_tables", lambda growing, *_: (growing / "table").write_text("whole"))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write_world, tmp_path / "world", TINY, wait=True)
+        assert rendering.wait(60)
+        second = pool.submit(write_world, tmp_path / "world", TINY, progress=look_on, wait=True)
+        assert (first.result(60), second.result(60)) == (None, None)
+    assert len(rendered) == 1
+    assert told[0] == (1, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    assert files_of(tmp_path / "world") == ["table"]
 
 
 def test_importing_the_world_imports_no_torch() -> None:

@@ -31,7 +31,7 @@ from udx.data.synth.tables import (
     visibility_token,
 )
 from udx.errors import UdxError
-from udx.files import write_json, write_with
+from udx.files import lock_file, reason_of, remedy_of, write_json, write_with
 from udx.geometry.arrays import FloatArray
 from udx.geometry.boxes import points_in_box
 from udx.geometry.se3 import inverse, transform_points
@@ -110,6 +110,7 @@ def write_world(
     device: str = "cpu",
     workers: int | None = None,
     progress: Progress | None = None,
+    wait: bool = False,
 ) -> None:
     """Write a dataroot of version ``v1.0-synth``.
 
@@ -122,30 +123,61 @@ def write_world(
         device: where to render: ``cpu``, or ``cuda``, where one process renders everything.
         workers: processes on the CPU; all of its cores by default.
         progress: called with the number of keyframes written and of all keyframes.
+        wait: while another process writes ``out``, wait for it, and be content with what it has written.
 
     Raises:
-        UdxError: ``out`` is not empty, or cannot be written; the device is not there; a worker was killed.
+        UdxError: ``out`` is not empty, cannot be written, or is being written by another process; the device is not
+            there; a worker was killed.
     """
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UdxError(f"{out} exists and is not an empty folder; remove it or choose another")
+    _require_vacant(out)
     _require_device(device)
     growing = out.with_name(f".{out.name}.part")
+    told = progress or (lambda done, total: None)
+
+    def watch() -> None:
+        told(_count_done(growing), spec.scenes * spec.samples)
+
     try:
-        _start_or_resume(growing, spec)
-        records = _render_all(growing, spec, device, workers, progress)
-        _write_tables(growing, spec, records)
-        shutil.rmtree(growing / "keyframes")
-        (growing / "spec.json").unlink()
-        growing.replace(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(out.with_name(f".{out.name}.lock"), wait=watch if wait else None) as held:
+            if not held:
+                raise UdxError(
+                    f"another process is writing {out}; wait until it has finished, or choose another folder"
+                )
+            if wait and _is_occupied(out):
+                return
+            _require_vacant(out)
+            _start_or_resume(growing, spec)
+            records = _render_all(growing, spec, device, workers, told)
+            _write_tables(growing, spec, records)
+            shutil.rmtree(growing / "keyframes")
+            (growing / "spec.json").unlink()
+            growing.replace(out)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UdxError(f"cannot write {out}: {reason}; free some space or choose another path") from error
+        raise UdxError(f"cannot write {out}: {reason_of(error)}; {remedy_of(error)}") from error
     except BrokenExecutor as error:
         raise UdxError(
             f"a process that renders {out} was killed, most often for want of memory; "
             "run the same command again with fewer workers and it goes on from there"
         ) from error
+
+
+def _is_occupied(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _require_vacant(out: Path) -> None:
+    if _is_occupied(out):
+        raise UdxError(f"{out} exists and is not an empty folder; remove it or choose another")
+
+
+def _count_done(growing: Path) -> int:
+    """How many keyframes another process has rendered."""
+    try:
+        return sum(1 for path in (growing / "keyframes").iterdir() if path.suffix == ".json")
+    except OSError:
+        return 0
 
 
 def _require_device(device: str) -> None:
@@ -171,7 +203,7 @@ def _start_or_resume(growing: Path, spec: WorldSpec) -> None:
 
 
 def _render_all(
-    growing: Path, spec: WorldSpec, device: str, workers: int | None, progress: Progress | None
+    growing: Path, spec: WorldSpec, device: str, workers: int | None, progress: Progress
 ) -> list[list[KeyframeRecord]]:
     """Render every keyframe of every scene; report progress as they finish."""
     jobs = [(scene, keyframe) for scene in range(spec.scenes) for keyframe in range(spec.samples)]
@@ -181,8 +213,7 @@ def _render_all(
         results = executor.map(render, jobs) if executor else map(render, jobs)
         for record in results:
             records.append(record)
-            if progress:
-                progress(len(records), len(jobs))
+            progress(len(records), len(jobs))
     return [records[start : start + spec.samples] for start in range(0, len(jobs), spec.samples)]
 
 
