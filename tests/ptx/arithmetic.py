@@ -25,10 +25,8 @@ def operation(opcode: tuple[str, ...]) -> Operation | None:
     name, *modifiers = opcode
     types = [part for part in modifiers if is_type(part)]
     words = [part for part in modifiers if not is_type(part)]
-    if not types or len(types) > 2:
-        return None
     if name == "cvt":
-        return _conversion(words, types)
+        return _conversion(words, types) if len(types) == 2 else None
     if len(types) != 1:
         return None
     (kind,) = types

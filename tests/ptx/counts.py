@@ -150,7 +150,7 @@ class Counter:
     """Counts a launch; one that wants each access itself overrides ``access``."""
 
     def __init__(self) -> None:
-        self._accesses: dict[int, _Sums] = {}
+        self._accesses: dict[tuple[int, str], _Sums] = {}
         self._cta_sectors: list[Array] = []
         self._by_cta: dict[int, int] = {}
         self._by_launch: dict[int, Array] = {}
@@ -167,7 +167,9 @@ class Counter:
 
     def access(self, access: Access) -> None:
         """Some warps executed an access to global memory."""
-        sums = self._accesses.setdefault(access.instruction.line, _Sums(access.instruction, access.kind))
+        sums = self._accesses.setdefault(
+            (access.instruction.line, access.instruction.text), _Sums(access.instruction, access.kind)
+        )
         sums.issues += access.warps
         if not len(access.address):
             return
@@ -204,7 +206,7 @@ class Counter:
         names = tuple(names)
         accesses = [
             AccessCounts(
-                line=line,
+                line=one.instruction.line,
                 text=one.instruction.text,
                 kind=one.kind,
                 tensors=tuple(names[owner] for owner in sorted(one.owners)),
@@ -214,7 +216,7 @@ class Counter:
                 lanes=one.lanes,
                 sectors=one.sectors,
             )
-            for line, one in sorted(self._accesses.items())
+            for _, one in sorted(self._accesses.items())
         ]
         return LaunchCounts(
             kernel=kernel,

@@ -10,13 +10,14 @@ Integers wrap, floats round once to nearest even, NaN is canonical. A register t
 leaves unwritten on its first use holds garbage.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from tests.ptx import shared
 from tests.ptx.counts import Counter
-from tests.ptx.errors import Divergence, Endless, PtxError, UnknownInstruction
+from tests.ptx.errors import Divergence, Endless, PtxError
 from tests.ptx.formats import bits_of, is_type
 from tests.ptx.groups import WARP, Batch, Group, Launch, joined
 from tests.ptx.memory import GlobalMemory
@@ -47,14 +48,15 @@ def run(program: Program, launch: Launch, device: GlobalMemory, counter: Counter
         raise PtxError(f"{program.name} takes {len(program.parameters)} arguments, not {len(launch.arguments)}")
     variables, size = _layout(program, launch.shared_bytes)
     compiler = Compiler(program, launch.arguments, threads, variables)
-    steps: dict[int, Step] = {}
+    # All of them at once: what is not known is an error also where no lane comes by.
+    steps = [compiler.compile(instruction) for instruction in program.instructions]
     each = max(BATCH_LANES // threads, 1)
     with np.errstate(all="ignore"):  # overflow and NaN are results like others
         for first in range(0, launch.ctas, each):
             ctas = min(each, launch.ctas - first)
             memory = SharedMemory(ctas, threads, size, _cell(program)) if size else None
             batch = Batch(launch, device, memory, counter, first, ctas)
-            _Scheduler(program, batch, compiler, steps).run()
+            _Scheduler(program, batch, steps).run()
             if counter is not None:
                 counter.end_batch(ctas, device.begins)
 
@@ -62,8 +64,8 @@ def run(program: Program, launch: Launch, device: GlobalMemory, counter: Counter
 class _Scheduler:
     """Executes a batch: which group goes on, and where groups part, meet and wait."""
 
-    def __init__(self, program: Program, batch: Batch, compiler: Compiler, steps: dict[int, Step]) -> None:
-        self.program, self.batch, self.compiler, self.steps = program, batch, compiler, steps
+    def __init__(self, program: Program, batch: Batch, steps: Sequence[Step | None]) -> None:
+        self.program, self.batch, self.steps = program, batch, steps
         self.ready: dict[int, list[Group]] = {}
         self.waiting: dict[int, Group] = {}
 
@@ -85,23 +87,20 @@ class _Scheduler:
     def _run_block(self, group: Group, place: int, end: int) -> None:
         for here in range(place, end):
             instruction = self.program.instructions[here]
-            if instruction.opcode[0] in ("bra", "ret", "exit"):
+            step = self.steps[here]
+            if step is None:
                 return self._leave(group, here)
             if unit := _rendezvous(instruction, self.batch.launch.threads):
                 found = self._wait(group, here, unit)
                 if found is None:
                     return None
                 group = found
-            if here not in self.steps:
-                self.steps[here] = self.compiler.compile(instruction)
-            self.steps[here](self.batch, group)
+            step(self.batch, group)
         return self._enter(end, group)
 
     def _leave(self, group: Group, place: int) -> None:
         """Execute a branch or a return."""
         instruction = self.program.instructions[place]
-        if instruction.opcode not in (("bra",), ("bra", "uni"), ("ret",), ("exit",)):
-            raise self._error(UnknownInstruction, place, f"the instruction {'.'.join(instruction.opcode)} is not known")
         taken = chosen_lanes(self.program, instruction, group)
         count_issue(self.batch, group, taken)
         target = self.program.target_of(instruction) if instruction.opcode[0] == "bra" else None

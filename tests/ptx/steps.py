@@ -64,13 +64,17 @@ class Compiler:
     def __init__(self, program: Program, arguments: Sequence[int], threads: int, variables: Mapping[str, int]) -> None:
         self.program, self.arguments, self.threads, self.variables = program, arguments, threads, variables
 
-    def compile(self, instruction: Instruction) -> Step:
-        """A function that executes the instruction.
+    def compile(self, instruction: Instruction) -> Step | None:
+        """A function that executes the instruction, or ``None`` for branches and returns.
 
         Raises:
             UnknownInstruction: it, or this form of it, is not known.
         """
         name, *words = instruction.opcode
+        if name in ("bra", "ret", "exit"):
+            if words not in ([], ["uni"]) or (words and name != "bra"):
+                raise self._unknown(instruction)
+            return None
         if name == "ld" and "param" in words:
             return self._parameter(instruction)
         if name in ("ld", "st"):
