@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -43,6 +43,8 @@ def operation(opcode: tuple[str, ...]) -> Operation | None:
 
 # Bits
 
+_LOGIC: Final[dict[str, Function]] = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+
 
 def _bitwise(name: str, words: list[str], kind: str) -> Operation | None:
     bits = bits_of(kind)
@@ -58,8 +60,7 @@ def _bitwise(name: str, words: list[str], kind: str) -> Operation | None:
         case "not" if kind in ("pred", "b16", "b32", "b64"):
             return Operation((kind,), kind, np.logical_not if kind == "pred" else np.invert)
         case "and" | "or" | "xor" if kind in ("pred", "b16", "b32", "b64"):
-            function = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}[name]
-            return Operation((kind, kind), kind, function)
+            return Operation((kind, kind), kind, _LOGIC[name])
         case "shl" if kind in ("b16", "b32", "b64"):
             return Operation((kind, "b32"), kind, _shift(np.left_shift, bits))
         case "shr" if bits in (16, 32, 64):
@@ -131,9 +132,9 @@ def _extract_field(kind: str) -> Function:
     def extracted(value: Array, start: Array, length: Array) -> Array:
         first = (start & np.uint32(0xFF)).astype(np.int64)
         count = (length & np.uint32(0xFF)).astype(np.int64)
-        taken = _shift_right(bits)(value, np.minimum(first, bits))
+        taken: Array = _shift_right(bits)(value, np.minimum(first, bits))
         mask = ~_shift(np.left_shift, bits)(np.full(len(value), ~raw(0)), np.minimum(count, bits))
-        taken = taken & mask
+        taken &= mask
         if kind[0] == "u":
             return taken
         # The sign is the field's last bit, or the value's where the field reaches beyond it.
@@ -154,14 +155,16 @@ def _insert_field(bits: int) -> Function:
         count = np.minimum(length & np.uint32(0xFF), bits)
         shift = _shift(np.left_shift, bits)
         mask = shift(~shift(np.full(len(value), ~raw(0)), count), first)
-        return (value & ~mask) | (shift(field, first) & mask)
+        result: Array = (value & ~mask) | (shift(field, first) & mask)
+        return result
 
     return inserted
 
 
 def _count_ones(value: Array) -> Array:
     bytes_of = np.ascontiguousarray(value).view(np.uint8).reshape(len(value), -1)
-    return np.unpackbits(bytes_of, axis=1).sum(axis=1, dtype=np.uint32)
+    result: Array = np.unpackbits(bytes_of, axis=1).sum(axis=1, dtype=np.uint32)
+    return result
 
 
 def _count_leading_zeros(value: Array) -> Array:
@@ -211,7 +214,8 @@ def _on_values(ufunc: Function, kind: str) -> Function:
     raw = RAW[bits_of(kind)]
 
     def applied(*sources: Array) -> Array:
-        return ufunc(*(decode(source, kind) for source in sources)).view(raw)
+        result: Array = ufunc(*(decode(source, kind) for source in sources)).view(raw)
+        return result
 
     return applied
 
@@ -221,7 +225,8 @@ def _wide_product(kind: str) -> Function:
     large = (SIGNED if kind[0] == "s" else RAW)[2 * bits]
 
     def product(first: Array, second: Array) -> Array:
-        return (decode(first, kind).astype(large) * decode(second, kind).astype(large)).view(RAW[2 * bits])
+        result: Array = (decode(first, kind).astype(large) * decode(second, kind).astype(large)).view(RAW[2 * bits])
+        return result
 
     return product
 
@@ -236,7 +241,7 @@ def _high_product(kind: str) -> Function:
     def high(first: Array, second: Array) -> Array:
         cross = (first >> half) * (second & low) + ((first & low) * (second & low) >> half)
         other = (first & low) * (second >> half) + (cross & low)
-        product = (first >> half) * (second >> half) + (cross >> half) + (other >> half)
+        product: Array = (first >> half) * (second >> half) + (cross >> half) + (other >> half)
         if kind == "u64":
             return product
         product = product - np.where(first.view(np.int64) < 0, second, np.uint64(0))
@@ -274,7 +279,8 @@ def _floating(name: str, words: list[str], kind: str) -> Operation | None:
 
     def halves(*sources: Array) -> Array:
         parts = (np.ascontiguousarray(source).view(raw) for source in sources)
-        return apply(*parts).view(RAW[bits_of(kind)])
+        result: Array = apply(*parts).view(RAW[bits_of(kind)])
+        return result
 
     return Operation((kind,) * count, kind, halves if packed else apply)
 

@@ -117,7 +117,8 @@ def any_integer(rng: np.random.Generator, shape: tuple[int, ...], limit: int) ->
     extremes = np.array([INT32.min, INT32.min + 1, INT32.max, INT32.max - 1, 0, -1], np.int64)
     near = limit + rng.integers(-3, 4, shape)
     kinds = [rng.choice(extremes, shape), near, rng.integers(0, limit, shape), rng.integers(INT32.min, 2**31, shape)]
-    return np.choose(rng.integers(0, 4, shape), kinds).astype(np.int32)
+    result: Array = np.choose(rng.integers(0, 4, shape), kinds).astype(np.int32)
+    return result
 
 
 def cloud(rng: np.random.Generator, batch: int, capacity: int) -> Array:

@@ -247,4 +247,5 @@ def _distinct(warp: Array, sector: Array) -> Array:
     pairs = (warp.astype(np.uint64) << SECTOR_BITS) | sector
     # Neighbouring lanes mostly touch the same sector: most of the work is done before sorting.
     changed = np.flatnonzero(pairs[1:] != pairs[:-1]) + 1
-    return np.unique(pairs[np.concatenate([[0], changed])])
+    result: Array = np.unique(pairs[np.concatenate([[0], changed])])
+    return result

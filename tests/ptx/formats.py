@@ -43,7 +43,8 @@ def resized(raw: Array, bits: int, signed: bool = False) -> Array:
     if width == bits or raw.dtype == np.bool_:
         return raw
     if signed and width < bits:
-        return raw.view(SIGNED[width]).astype(SIGNED[bits]).view(RAW[bits])
+        result: Array = raw.view(SIGNED[width]).astype(SIGNED[bits]).view(RAW[bits])
+        return result
     return raw.astype(RAW[bits])
 
 

@@ -1,6 +1,7 @@
 """Instructions whose lanes see each other's registers, as functions on arrays (warps, 32)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -57,14 +58,15 @@ def _shuffle(mode: str) -> Callable[..., tuple[Array, Array]]:
 
 
 def _reduction(does: str, kind: str) -> Callable[[Array], Array]:
-    ufunc: np.ufunc = {
+    functions: dict[str, Any] = {
         "add": np.add,
         "min": np.minimum,
         "max": np.maximum,
         "and": np.bitwise_and,
         "or": np.bitwise_or,
         "xor": np.bitwise_xor,
-    }[does]
+    }
+    ufunc = functions[does]
 
     def reduced(value: Array) -> Array:
         typed = value.view(SIGNED[32]) if kind[0] == "s" else value
