@@ -87,11 +87,11 @@ def pooling(
     crowded: int = 70,
     garbage: bool = False,
 ) -> Case:
-    """A plan with empty cells, one of many points, points in no cell, and indices that are no point's."""
+    """A plan with empty cells, one of many points, points in no cell, and indices that are no point's; a few NaN."""
     rng = np.random.default_rng([batch, channels, cells, garbage])
     frustum, rows = (batch, 2, 4, 3, 5), (batch, 2, 3, 5, channels)
     points = 2 * 4 * 3 * 5
-    slots = 2 * points
+    slots = 2 * points + crowded
     index = rng.integers(0, points, (batch, slots), dtype=np.int32)
     index[:, ::17] = -1
     counts = rng.integers(0, 4, (batch, cells)) * (rng.random((batch, cells)) < 0.6)
@@ -99,12 +99,15 @@ def pooling(
     offsets = np.minimum(np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1), slots - 5).astype(np.int32)
     if garbage:
         index, offsets = any_integer(rng, index.shape, points), any_integer(rng, offsets.shape, slots)
+    features = rng.normal(size=rows).astype(np.float32)
+    struck = rng.random(rows) < 0.002
+    features[struck] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40], np.float32), int(struck.sum()))
     return Case(
-        name=f"bev_pool-{depth}-{context}-{channels}" + "-garbage" * garbage,
+        name=f"bev_pool-{depth}-{context}-{channels}-{crowded}" + "-garbage" * garbage,
         operator=BevPool(),
         inputs={
             "depth": cast(rng.random(frustum, np.float32), depth),
-            "context": cast(rng.normal(size=rows).astype(np.float32), context),
+            "context": cast(features, context),
             "point_index": index,
             "cell_offsets": offsets,
         },

@@ -5,6 +5,7 @@ from tests.ptx.cases import Case, maxima, pooling, voxelization, zeros
 CASES: tuple[Case, ...] = (
     pooling("float32", "float32"),
     pooling("float32", "float32", batch=1, channels=80, cells=20),
+    pooling("float32", "float32", batch=1, crowded=3300),
     pooling("float16", "float16"),
     pooling("float16", "float16", batch=1, channels=80, cells=20),
     pooling("bfloat16", "bfloat16"),
