@@ -255,7 +255,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     """
     chunks: list[bytes] = []
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=without_waiting) as file:
             os.set_blocking(file.fileno(), True)
             size, left = os.fstat(file.fileno()).st_size, max_bytes + 1
             while size <= max_bytes and left > 0 and (chunk := file.read(min(CHUNK_BYTES, left))):
@@ -268,8 +268,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Open what may be a FIFO of a stranger's folder: without a writer it would keep the reader waiting for ever."""
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file for ``open(…, opener=…)``; a FIFO in a stranger's folder would keep the reader waiting for ever."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

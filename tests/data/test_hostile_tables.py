@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -174,3 +175,13 @@ def test_a_number_without_end_is_a_problem_of_its_record(world, tmp_path, table)
     assert len(problems) >= len(SCHEMA[table].kinds) - (table == "calibrated_sensor")  # whose list may be any
     outcome = use(root)
     assert outcome == ("used, check told" if table in ("visibility", "log") else "refused, check told")
+
+
+@pytest.mark.parametrize("name", ["sample_data", "splits", "lidarseg"])
+def test_a_table_that_is_a_fifo_is_not_waited_for(world, tmp_path, name):
+    """``lidarseg`` is a table that the devkit opens where there is one."""
+    root = world.write(tmp_path / "world")
+    path = root / "v1.0-synth" / f"{name}.json"
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert use(root) == "refused, check told"

@@ -56,6 +56,9 @@ def open_dataroot(root: Path, version: str | None = None) -> "NuScenes":
         path = root / version / f"{table}.json"
         if not path.is_file():
             raise UdxError(f"the table {path} is missing; restore it or unpack the metadata archive again")
+    for path in (root / version).glob("*.json"):
+        if not path.is_file():  # the devkit opens some that are no table of its own, and would wait for a FIFO
+            raise UdxError(f"{path} is no file; remove it, or unpack the metadata archive again")
     _require_maps_inside(root / version / "map.json", root)
     from nuscenes import NuScenes
 

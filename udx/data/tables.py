@@ -6,12 +6,15 @@ Schema: https://www.nuscenes.org/nuscenes#data-format
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, TypeGuard
+
+from udx.files import without_waiting
 
 UNIT_TOLERANCE: Final = 1e-3
 MAX_WHOLE: Final = 2**53
@@ -235,7 +238,8 @@ def stream_records(path: Path, progress: Callable[[int, int], None] | None = Non
         ValueError: the file is not one JSON list of objects; the message says from which record on.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=without_waiting) as file:
+        os.set_blocking(file.fileno(), True)
         text = _Text(file, path.stat().st_size, progress)
         text.take("[")
         if text.peek() == "]":

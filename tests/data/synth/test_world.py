@@ -257,6 +257,11 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_device_that_computes_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UdxError, match="rendered on cpu or cuda, not on 'meta'"):
+        write_world(tmp_path / "world", TINY, device="meta")
+
+
 def test_a_killed_worker_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures.process import BrokenProcessPool
 

@@ -184,9 +184,12 @@ def _require_device(device: str) -> None:
     import torch
 
     try:
+        usable = torch.device(device).type in ("cpu", "cuda")
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UdxError(f"torch cannot use the device {device!r} here; render with device 'cpu'") from error
+    if not usable:
+        raise UdxError(f"the world is rendered on cpu or cuda, not on {device!r}; choose one of them")
 
 
 def _start_or_resume(growing: Path, spec: WorldSpec) -> None:
