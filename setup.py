@@ -1,5 +1,6 @@
 """Packaging of udx: the base install is the runtime; training and back ends are extras."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -20,7 +21,8 @@ TRAIN = [
     "transformers>=5,<6",
     "safetensors>=0.5,<1",
     "tensorboard>=2.18,<3",
-    "nuscenes-devkit>=1.2,<2",
+    # It pins NumPy below 2, which has no wheel for Python 3.13: pip would compile it for a long time.
+    "nuscenes-devkit>=1.2,<2; python_version < '3.13'",
     "onnxscript>=0.5,<1",
     "jaxtyping>=0.3,<0.4",
     ONNXRUNTIME,
@@ -46,13 +48,34 @@ DEV = [
     "tensorrt-cu13-bindings>=11,<12; platform_system == 'Linux'",
 ]
 
+README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+# Links into the repository lead nowhere from a package index: their words stay.
+DESCRIPTION = re.sub(r"!?\[([^]]*)\]\((?!https?:)[^)]*\)", r"\1", README)
+
 setup(
     name="udx",
     version="0.1.0",
     description="From a nuScenes BEV 3D detector, through UniDistill, to a measured deployment engine.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=DESCRIPTION,
     long_description_content_type="text/markdown",
+    author="udx developers",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["3D object detection", "BEV", "knowledge distillation", "nuScenes", "ONNX", "TensorRT"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["udx", "udx.*"]),
     package_data={"udx": ["py.typed"]},
