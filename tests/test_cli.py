@@ -109,7 +109,7 @@ def test_help_loads_nothing_heavy():
         (("eval", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
         (("bench", "--engine", "nowhere.onnx"), "cannot read engine nowhere.onnx"),
         (("bench",), "an engine with --engine, or a run with --run"),
-        (("bench", "--run", "nowhere", "--no-accuracy"), "--no-accuracy is for an engine"),
+        (("bench", "--run", "nowhere", "--no-accuracy"), "--accuracy is for an engine"),
         (("bench", "--engine", "nowhere.onnx", "--no-accuracy"), "none is named with --data; leave it out"),
         (("bench", "--engine", "nowhere.onnx", "--margin", "0.1"), "nothing is named with --against; leave it out"),
         (("bench", "--engine", "nowhere.onnx", "--backend", "onnx"), "no backend 'onnx' (did you mean onnxruntime"),

@@ -404,7 +404,11 @@ def build(json_file: Path | None, **request: Any) -> None:
 @click.option("--data", "root", type=FOLDER, help="Feed keyframes of this dataroot  [default: one generated frame]")
 @VERSION
 @click.option("--split", help="Split of the keyframes  [default: val, or mini_val]")
-@click.option("--accuracy/--no-accuracy", default=True, show_default=True, help="With --data: evaluate on the split.")
+@click.option(
+    "--accuracy/--no-accuracy",
+    default=None,
+    help="With --data: evaluate on the split  [default: yes, where nuscenes-devkit is installed]",
+)
 @click.option("--blocks", type=int, help="Blocks of frames; a comparison takes more until it is precise.")
 @click.option(
     "--max-minutes",
@@ -434,13 +438,11 @@ def bench(
 ) -> None:
     """Measure an engine's latency; with --against, prove whether two engines cost the same."""
     given = given_options(ctx)
-    if "accuracy" in given and not request["accuracy"]:
+    if request["accuracy"] is False:
         given |= {"no_accuracy"}
     if (engine is None) == (run_folder is None):
         raise click.UsageError("name what to measure: an engine with --engine, or a run with --run")
-    if run_folder is not None:
-        refuse_options(given, ("no_accuracy", "accuracy"), "is for an engine: formats of a run are always evaluated")
-    elif request["root"] is None:
+    if engine is not None and request["root"] is None:
         refuse_options(
             given, ("version", "split", "no_accuracy", "accuracy"), "is of a dataroot, and none is named with --data"
         )

@@ -11,7 +11,7 @@ from udx.data.dataset import default_splits, open_or_make
 from udx.data.detections import Detections
 from udx.data.evaluation import Metrics, evaluate, require_devkit, submission_of
 from udx.data.frame import KeyFrame
-from udx.data.nuscenes import keyframe_of, load_keyframes
+from udx.data.nuscenes import has_devkit, keyframe_of, load_keyframes
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
 from udx.outputs import overwritten
@@ -131,18 +131,23 @@ def bench_engine(
     version: str | None,
     split: str | None,
     threads: int | None,
-    accuracy: bool,
+    accuracy: bool | None,
     ticking: Ticking,
     **protocol: Any,
 ) -> BenchReport:
     """Measure an engine, on keyframes of ``root`` if it is given, else on one generated frame.
 
-    With ``root`` the report has the accuracy on the split too, unless ``accuracy`` is false. ``protocol`` are fields
+    With ``root`` the report has the accuracy on the split too, unless ``accuracy`` is false, or it is None and
+    nuscenes-devkit is not installed. ``protocol`` are fields
     of a ``Protocol``; those that are None are its defaults. One thread runs the network where a core is named.
 
     Raises:
         UdxError: an engine or the data cannot be used.
     """
+    if accuracy is None:
+        accuracy = has_devkit()
+    if root is not None and accuracy:
+        require_devkit()
     chosen = Protocol(**{name: value for name, value in protocol.items() if value is not None})
     if chosen.core is not None:
         threads = threads or 1
@@ -199,8 +204,10 @@ def bench_run(
     """
     from udx.formats import Request, compare_formats
 
+    require_devkit()
     fields = {name: options.pop(name) for name in ("blocks", "warmup", "core")}
-    del options["accuracy"]
+    if options.pop("accuracy") is not None:
+        raise UdxError("--accuracy is for an engine: formats of a run are always evaluated; leave it out")
     for name, value in options.items():
         if value not in (None, "auto"):
             raise UdxError(f"--{name.replace('_', '-')} is for a comparison of engines, not of formats; leave it out")

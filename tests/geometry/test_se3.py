@@ -9,6 +9,7 @@ from udx.geometry.se3 import (
     from_quaternion,
     inverse,
     linear_inverse,
+    quaternion_of,
     quaternion_of_yaw,
     transform_points,
     yaw_rotation,
@@ -22,6 +23,15 @@ def test_quarter_turn_by_hand():
     half = np.sqrt(0.5)
     matrix = from_quaternion(np.array([half, 0, 0, half]), np.array([1, 2, 3]))
     assert matrix == pytest.approx(np.array([[0, -1, 0, 1], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]]))
+
+
+def test_a_quaternion_comes_back_from_its_matrix():
+    rng = np.random.default_rng(0)
+    units = np.concatenate([np.eye(4), rng.normal(size=(200, 4)), rng.normal(size=(50, 4)) * [0, 1, 1e-9, 1]])
+    for unit in units / np.linalg.norm(units, axis=1, keepdims=True):
+        found = quaternion_of(Quaternion(unit).rotation_matrix)
+        assert found[0] >= 0
+        np.testing.assert_allclose(found * np.sign(found @ unit), unit, atol=1e-12)
 
 
 @given(quaternions, translations)

@@ -148,6 +148,32 @@ def test_predict_on_one_frame_with_the_engine_s_own_rig(bare, make_engine, drive
         assert picture.width == 2400
 
 
+def test_a_dataroot_is_read(bare, make_engine, world_root, tmp_path):
+    engine, source = make_engine(modality="fusion"), ("--data", world_root)
+    bare("predict", "--engine", engine, *source, "--json", tmp_path / "one.json")
+    assert len(json.loads((tmp_path / "one.json").read_text())["boxes"]) == 7
+    said = bare("predict", "--engine", engine, *source, "--split", "val", "--json", tmp_path / "all.json")
+    assert "3 keyframes of split val" in said
+    submission = json.loads((tmp_path / "all.json").read_text())
+    assert len(submission["results"]) == 3 and submission["meta"]["use_camera"]
+    bare("bench", "--engine", engine, *source, "--blocks", 2, "--warmup", 1, "--json", tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text())["engine"]["accuracy"] is None
+    assert "files: no problem" in bare("data", "check", world_root)
+    assert next(iter(submission["results"])) in bare("predict", "--list-samples", *source)
+
+
+def test_what_needs_the_devkit_says_so(bare, make_engine, world_root):
+    engine, source = make_engine(modality="fusion"), ("--data", world_root)
+    for command in (("eval", "--engine", engine), ("bench", "--engine", engine, "--accuracy")):
+        said = bare(*command, *source, status=2)
+        assert "nuscenes-devkit, which is not installed; pip install 'udx[train]'" in said
+    assert "torch is not installed" in bare("train", *source, status=2)
+
+
+def test_runs_are_listed(bare, tmp_path):
+    assert "runs, mAP and NDS in %" in bare("runs", tmp_path)
+
+
 def test_a_mistake_is_one_sentence(bare, make_engine, drive):
     said = bare("predict", "--engine", make_engine(modality="cam"), "--images", drive / "lidar", status=2)
     assert "lidar has no image of camera CAM_FRONT_LEFT" in said

@@ -2,9 +2,9 @@
 
 import contextlib
 import copy
-import importlib.util
 import io
 import json
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ import numpy as np
 
 from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
-from udx.data.nuscenes import open_dataroot, scenes_of_split
+from udx.data.nuscenes import has_devkit, open_dataroot, scenes_of_split
 from udx.errors import UdxError, first_line
 from udx.files import write_json, write_text
 from udx.geometry import CLASSES
 from udx.geometry.arrays import FloatArray
-from udx.geometry.se3 import transform_points
+from udx.geometry.se3 import quaternion_of, transform_points
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
@@ -97,10 +97,11 @@ def require_devkit() -> None:
     Raises:
         UdxError: it is not.
     """
-    if importlib.util.find_spec("nuscenes") is None:
+    if not has_devkit():
+        python = " (for Python 3.11 and 3.12)" if sys.version_info >= (3, 13) else ""
         raise UdxError(
             "nuScenes' metrics are computed by nuscenes-devkit, which is not installed; pip install 'udx[train]' "
-            "brings it"
+            f"brings it{python}"
         )
 
 
@@ -202,9 +203,7 @@ def _records(keyframe: KeyFrame, detections: Detections) -> list[dict[str, Any]]
 
 def _quaternions(global_R_ego: FloatArray, yaw_K: FloatArray) -> FloatArray:
     """Quaternions (K, 4) as w, x, y, z of ``global_R_ego`` after a rotation by yaw about +z."""
-    from pyquaternion import Quaternion
-
-    w, x, y, z = Quaternion(matrix=global_R_ego)
+    w, x, y, z = quaternion_of(global_R_ego)
     cos, sin = np.cos(yaw_K / 2), np.sin(yaw_K / 2)
     return np.stack([w * cos - z * sin, x * cos + y * sin, y * cos - x * sin, z * cos + w * sin], axis=-1)
 

@@ -1,12 +1,15 @@
-"""From the tables of a nuScenes dataroot to keyframes. The devkit reads the tables; nothing is decoded here."""
+"""From the tables of a nuScenes dataroot to keyframes. Nothing is decoded here."""
 
+import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from udx.data.dataroot import Dataroot
 from udx.data.frame import Annotations, KeyFrame, Sweep
+from udx.data.official import CATEGORIES, predefined_splits
 from udx.data.spec import CAMERAS, LIDAR
 from udx.data.tables import SCHEMA, faults, intrinsic_fault, is_inside, is_text, stream_records
 from udx.errors import UdxError, first_line
@@ -45,8 +48,16 @@ def find_version(root: Path, version: str | None = None) -> str:
     return version
 
 
-def open_dataroot(root: Path, version: str | None = None) -> "NuScenes":
-    """Open a dataroot with the devkit, silently.
+def has_devkit() -> bool:
+    """Whether nuscenes-devkit is installed."""
+    try:
+        return importlib.util.find_spec("nuscenes") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def open_dataroot(root: Path, version: str | None = None) -> "NuScenes | Dataroot":
+    """Open a dataroot silently: with the devkit, or where it is not installed with udx's own reader.
 
     Raises:
         UdxError: the dataroot, the version or a table is missing, or the tables contradict each other.
@@ -60,10 +71,14 @@ def open_dataroot(root: Path, version: str | None = None) -> "NuScenes":
         if not path.is_file():  # the devkit opens some that are no table of its own, and would wait for a FIFO
             raise UdxError(f"{path} is no file; remove it, or unpack the metadata archive again")
     _require_maps_inside(root / version / "map.json", root)
-    from nuscenes import NuScenes
-
     try:
+        if not has_devkit():
+            return Dataroot(root, version)
+        from nuscenes import NuScenes
+
         return NuScenes(version=version, dataroot=str(root), verbose=False)
+    except UdxError:
+        raise
     except Exception as error:  # the devkit assumes that tables are right
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UdxError(
@@ -90,7 +105,7 @@ def _token_of(record: Record) -> str:
     return str(record.get("token"))[:100]
 
 
-def custom_splits(nusc: "NuScenes") -> dict[str, tuple[str, ...]]:
+def custom_splits(nusc: "NuScenes | Dataroot") -> dict[str, tuple[str, ...]]:
     """Scene names by split from ``splits.json`` beside the tables; empty if there is no such file.
 
     Raises:
@@ -108,7 +123,7 @@ def custom_splits(nusc: "NuScenes") -> dict[str, tuple[str, ...]]:
     return {split: tuple(scenes) for split, scenes in splits.items()}
 
 
-def scenes_of_split(nusc: "NuScenes", split: str) -> tuple[str, ...]:
+def scenes_of_split(nusc: "NuScenes | Dataroot", split: str) -> tuple[str, ...]:
     """Scene names of a split that the dataroot holds, in the split's order.
 
     ``splits.json`` beside the tables wins over the devkit's predefined splits: a dataset with its own
@@ -117,10 +132,8 @@ def scenes_of_split(nusc: "NuScenes", split: str) -> tuple[str, ...]:
     Raises:
         UdxError: the split is unknown or has no scene here, or ``splits.json`` names an unknown scene.
     """
-    from nuscenes.utils.splits import create_splits_scenes
-
     held = {_sound("scene", scene)["name"] for scene in nusc.scene}
-    custom, predefined = custom_splits(nusc), create_splits_scenes()
+    custom, predefined = custom_splits(nusc), _predefined_splits(held)
     if split in custom:
         unknown = [scene for scene in custom[split] if scene not in held]
         if unknown:
@@ -138,7 +151,7 @@ def scenes_of_split(nusc: "NuScenes", split: str) -> tuple[str, ...]:
 
 
 def load_keyframes(
-    source: "NuScenes | Path", split: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10
+    source: "NuScenes | Dataroot | Path", split: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10
 ) -> tuple[KeyFrame, ...]:
     """Read all keyframes of a split, scene after scene, each in the order of time.
 
@@ -164,11 +177,13 @@ def load_keyframes(
     return tuple(_keyframe(tables, sample, cameras, max_sweeps) for sample in samples)
 
 
-def _samples(nusc: "NuScenes") -> list[Record]:
+def _samples(nusc: "NuScenes | Dataroot") -> list[Record]:
     return [_sound("sample", sample) for sample in nusc.sample]
 
 
-def keyframe_of(nusc: "NuScenes", token: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10) -> KeyFrame:
+def keyframe_of(
+    nusc: "NuScenes | Dataroot", token: str, cameras: tuple[str, ...] = CAMERAS, max_sweeps: int = 10
+) -> KeyFrame:
     """Read the one keyframe whose token begins with ``token``.
 
     Raises:
@@ -195,10 +210,18 @@ def _sound(table: str, record: Record) -> Record:
     return record
 
 
+def _predefined_splits(held: set[str]) -> dict[str, tuple[str, ...]]:
+    if not has_devkit():
+        return predefined_splits(held)
+    from nuscenes.utils.splits import create_splits_scenes
+
+    return {split: tuple(scenes) for split, scenes in create_splits_scenes().items()}
+
+
 class _Tables:
     """The records of an open dataroot, each held to the schema when it is first looked at."""
 
-    def __init__(self, nusc: "NuScenes") -> None:
+    def __init__(self, nusc: "NuScenes | Dataroot") -> None:
         self.nusc, self.root = nusc, Path(nusc.dataroot)
         self._sound: set[tuple[str, str]] = set()
 
@@ -334,16 +357,13 @@ def _velocity(tables: _Tables, annotation: Record) -> FloatArray:
 
 def _label(annotation: Record) -> int | None:
     """Label of a box; ``None`` for nuScenes' categories that belong to no detection class."""
-    from nuscenes.eval.detection.utils import category_to_detection_name
-    from nuscenes.utils.color_map import get_colormap
-
     category = annotation["category_name"]
-    name = category_to_detection_name(category) if isinstance(category, str) else None
-    if name is None and category not in (*get_colormap(),):
+    if not isinstance(category, str) or category not in CATEGORIES:
         raise UdxError(
             f"sample_annotation {annotation['token']} is of the category {str(category)[:100]!r}, which nuScenes does "
             "not have; correct its name in category.json"
         )
+    name = CATEGORIES[category]
     return None if name is None else CLASSES.index(name)
 
 

@@ -48,6 +48,28 @@ def quaternion_of_yaw(yaw_rad: float) -> FloatArray:
     return np.array([np.cos(yaw_rad / 2), 0.0, 0.0, np.sin(yaw_rad / 2)])
 
 
+def quaternion_of(rotation: FloatArray) -> FloatArray:
+    """Unit quaternion (w, x, y, z) with w ≥ 0 of a rotation matrix (3, 3).
+
+    Its largest component is computed first, by Shepperd's method: a root of the largest number loses no digits.
+    """
+    m = np.asarray(rotation, np.float64)
+    trace = np.trace(m)
+    squares = np.array([trace, *np.diag(m)])
+    largest = int(squares.argmax())
+    if largest == 0:
+        quaternion = np.array([1 + trace, m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]])
+    else:
+        i, j, k = ((0, 1, 2), (1, 2, 0), (2, 0, 1))[largest - 1]
+        quaternion = np.empty(4)
+        quaternion[0] = m[k, j] - m[j, k]
+        quaternion[1 + i] = 1 + m[i, i] - m[j, j] - m[k, k]
+        quaternion[1 + j] = m[j, i] + m[i, j]
+        quaternion[1 + k] = m[k, i] + m[i, k]
+    unit: FloatArray = quaternion / np.linalg.norm(quaternion)
+    return -unit if unit[0] < 0 else unit
+
+
 def inverse(dst_T_src: FloatArray) -> FloatArray:
     """Invert a rigid transform by its transpose, which is exact to rounding."""
     rotation, translation = dst_T_src[:3, :3], dst_T_src[:3, 3]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from udx import processes
 from udx.config import with_override, with_overrides
 from udx.data.dataset import WORLD_ROOT, default_splits, open_or_make
-from udx.data.evaluation import Metrics
+from udx.data.evaluation import Metrics, require_devkit
 from udx.data.frame import KeyFrame
 from udx.data.load import ReadSweeps, read_sweeps
 from udx.data.nuscenes import load_keyframes
@@ -116,6 +116,7 @@ def require_possible(request: Request, run: Run) -> None:
     Raises:
         UdxError: teacher or start are not runs, the folder holds a run or cannot be written, or a cache has no use.
     """
+    require_devkit()
     named_teacher(request)
     if request.teacher == "none" and request.teacher_cache is not None:
         raise UdxError("--teacher-cache keeps what a teacher says: name a teacher with --teacher")

@@ -3,11 +3,13 @@
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from udx.errors import UdxError
 from udx.files import read_json
-from udx.train.checkpoint import CheckpointRecord, read_checkpoint
+
+if TYPE_CHECKING:
+    from udx.train.checkpoint import CheckpointRecord
 
 RUNS: Final = Path("runs")
 BEST: Final = "best"
@@ -83,8 +85,10 @@ class Run:
                 raise UdxError(f"{self.metrics} has {name} {value!r:.40}, which is no share; evaluate the run again")
         return metrics
 
-    def record(self) -> CheckpointRecord:
+    def record(self) -> "CheckpointRecord":
         """The record of the checkpoint."""
+        from udx.train.checkpoint import read_checkpoint  # with torch, which listing runs does not need
+
         return read_checkpoint(self.checkpoint)[0]
 
 

@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from udx.config import describe_fields, to_plain
 from udx.console import say, table, tell
 from udx.train.listing import RunRow
-from udx.train.methods import METHODS
-from udx.train.recipes import RECIPES, RunConfig
-from udx.train.rehearsal import Rehearsal
 from udx.train.run import Run
 
+if TYPE_CHECKING:
+    from udx.train.recipes import RunConfig
+    from udx.train.rehearsal import Rehearsal
 
-def show_rehearsal(rehearsal: Rehearsal) -> None:
+
+def show_rehearsal(rehearsal: "Rehearsal") -> None:
     """Print the configuration as JSON, then sizes, memory and the timed step."""
     say(json.dumps(to_plain(rehearsal.config), indent=2))
     counts = [*rehearsal.parameters.items()]
@@ -26,11 +28,15 @@ def show_rehearsal(rehearsal: Rehearsal) -> None:
 
 def show_recipes() -> None:
     """Print the recipes, each with the first sentence of what is said of it."""
+    from udx.train.recipes import RECIPES
+
     _list({name: recipe.__doc__ for name, recipe in RECIPES.items()}, "recipes")
 
 
 def show_methods() -> None:
     """Print the methods of distillation, each with the first sentence of what is said of it."""
+    from udx.train.methods import METHODS
+
     _list({name: method.__doc__ for name, method in METHODS.items()}, "methods of distillation")
 
 
@@ -39,7 +45,7 @@ def _list(documented: Mapping[str, str | None], title: str) -> None:
     table(title, ["name", "what it is"], rows, texts=("what it is",))
 
 
-def show_fields(config: RunConfig) -> None:
+def show_fields(config: "RunConfig") -> None:
     """Print every field of a configuration that ``--set`` changes, its type and its value."""
     rows = [[field.path, field.type, field.value] for field in describe_fields(config)]
     title = f"recipe {config.recipe}, {config.detector.spec.modality}: change a field with --set FIELD=VALUE"
