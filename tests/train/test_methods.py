@@ -32,7 +32,7 @@ def test_config_survives_json_and_overrides() -> None:
     assert with_override(config, "objectives.feature.weight=0").objectives == {
         "feature": Feature(weight=0.0),
         "relation": Relation(weight=40.0),
-        "response": Response(weight=10.0),
+        "response": Response(weight=10.0, teacher_temperature=2.0),
     }
     assert with_override(config, "adapter=never").adapter == "never"
 
@@ -81,7 +81,7 @@ def test_the_papers_settings() -> None:
     assert config.objectives == {
         "feature": Feature(weight=10.0, normalise=False),
         "relation": Relation(weight=5.0),
-        "response": Response(weight=1.0, teacher_temperature=1.0),
+        "response": Response(weight=1.0, teacher_temperature=2.0),
     }
     with pytest.raises(UdxError, match="no weights for cam → cam"):
         paper("cam", "cam")

@@ -17,7 +17,7 @@ from udx.train.gradients import gradient_norms
 from udx.train.logbook import read_log
 from udx.train.loop import Job, train
 from udx.train.run import Run
-from udx.train.teaching import doubt, inherit, load_teacher, teacher_is_weaker
+from udx.train.teaching import doubt, futile_cache, inherit, load_teacher, teacher_is_weaker
 
 TURNING = AugmentationConfig(bev=BevAugmentation(rotation_rad=(-0.5, 0.5)), draws=2)
 
@@ -264,3 +264,37 @@ def test_nobody_inherits_from_a_teacher_of_other_widths(make_job, tmp_path, teac
     with pytest.raises(UdxError, match="cannot inherit the teacher's bev encoder"):
         train(make_job(tmp_path / "run", config=config, teacher=teacher))
     assert not (tmp_path / "run").exists()
+
+
+def test_shares_are_of_the_heads_loss_without_the_cameras_depth(make_job, tmp_path, teacher):
+    config = tiny_run("cam", epochs=1)
+    job = make_job(
+        tmp_path / "run",
+        config=dataclasses.replace(config, loss=dataclasses.replace(config.loss, depth=50.0)),
+        teacher=teacher,
+    )
+    train(job)
+    (line,) = read_log(job.run.log)[:1]
+    heads = sum(line[name] for name in ("heatmap", "offset", "z", "log_size", "heading", "velocity"))
+    assert line["depth"] > heads, "the depth would show"
+    assert line["detection"] == pytest.approx(heads, rel=1e-5)
+    state = torch.load(job.run.state, weights_only=True)["learner"]["distiller"]
+    observed = next(value for name, value in state.items() if name.startswith("means") and value.dim() == 1)
+    assert float(observed[0]) < line["depth"]
+
+
+@pytest.mark.parametrize(("draws", "epochs", "futile"), [(None, 9, True), (2, 9, False), (9, 9, True), (8, 9, False)])
+def test_a_cache_that_no_epoch_can_read_is_announced(draws, epochs, futile):
+    augmentation = dataclasses.replace(TURNING, draws=draws)
+    said = futile_cache(tiny_run("cam", epochs=epochs, augmentation=augmentation))
+    assert (said is not None) is futile
+    assert said is None or "train.augmentation.draws" in said
+    assert futile_cache(tiny_run("cam", epochs=epochs)) is None, "without augmentation every epoch reads it"
+
+
+def test_a_futile_cache_is_announced_before_the_first_step(make_job, tmp_path, teacher):
+    said: list[str] = []
+    augmentation = dataclasses.replace(TURNING, draws=None)
+    job = make_job(tmp_path / "run", "cam", epochs=1, augmentation=augmentation, teacher=teacher, warn=said.append)
+    train(dataclasses.replace(job, teacher_cache=tmp_path / "cache"))
+    assert any("teacher cache will not be read" in sentence for sentence in said)

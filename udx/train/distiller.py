@@ -40,7 +40,8 @@ class Distiller(nn.Module):
 
     With balance ``share`` a term of weight w is scaled by ``w · mean detection loss / mean raw loss``, both running
     means over the steps whose batch has boxes, without gradient: on average it contributes the share w of the
-    detection loss, whatever the scale of the maps and however far training has come.
+    detection loss, whatever the scale of the maps and however far training has come. The detection loss is that of the
+    heads; the cameras' depth, where it is supervised, is not in it.
 
     Raises:
         UdxError: the two detectors cannot be compared with this config.

@@ -81,8 +81,10 @@ class Learner:
         encoder_alone = step < self.encoder_steps
         with self.accelerator.autocast():
             taps = self.student(batch.inputs, encoder_alone)
-            losses = self._depth(taps, batch) if encoder_alone else self._detection(taps, batch)
-            detection = None if encoder_alone else torch.stack(list(losses.values())).sum().detach()
+            # Shares are of what the boxes ask for: the cameras' depth, which is a loss beside it, is none of it.
+            of_boxes = {} if encoder_alone else self._detection(taps, batch)
+            losses = of_boxes | self._depth(taps, batch)
+            detection = torch.stack(list(of_boxes.values())).sum().detach() if of_boxes else None
             figures = {} if detection is None else {"detection": detection}
             if self.teaching is None:
                 return Terms(losses, figures)
@@ -92,10 +94,10 @@ class Learner:
         return Terms(losses | taught.weighted, figures | raw)
 
     def pulls(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """Gradient norms of the detection loss and of each term of the teacher's beside it."""
+        """Gradient norms of the detection loss, without the depth's, and of each term of the teacher's beside it."""
         assert self.teaching is not None
         apart = {name: loss for name, loss in losses.items() if name in self.teaching.distiller.weights}
-        detection = [loss for name, loss in losses.items() if name not in apart]
+        detection = [loss for name, loss in losses.items() if name not in apart and name != "depth"]
         if detection:
             apart["detection"] = torch.stack(detection).sum()
         scaler = self.accelerator.scaler
@@ -115,8 +117,7 @@ class Learner:
 
     def _detection(self, taps: Taps, batch: Batch) -> dict[str, Tensor]:
         objects, grid = batch.objects, self.config.detector.spec.grid
-        losses = detection_loss(taps.heads, list(objects.boxes), list(objects.labels), grid, self.config.loss)
-        return losses | self._depth(taps, batch)
+        return detection_loss(taps.heads, list(objects.boxes), list(objects.labels), grid, self.config.loss)
 
     def _depth(self, taps: EncoderTaps, batch: Batch) -> dict[str, Tensor]:
         if batch.depth_BNhw is None or taps.depth_BNDhw is None:

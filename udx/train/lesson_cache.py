@@ -28,12 +28,16 @@ from udx.errors import UdxError
 from udx.files import read_json, sha256_of, write_json, write_with
 from udx.geometry.arrays import FloatArray
 
-FORMAT: Final = "udx-lessons/1"
+FORMAT: Final = "udx-lessons/2"
 METADATA_KEY: Final = "udx"
 KEY_FILE: Final = "cache.json"
 SHARD_BYTES: Final = 64 * 2**20
 TENSOR_OVERHEAD_BYTES: Final = 256
 """What a tensor takes beside its content: without it, empty tensors would never fill a shard."""
+RESOLUTION: Final = 1e-5
+"""Metres, radians, pixels, metres a second, seconds: poses and boxes that differ by less are the same."""
+SHIFT: Final = 0.3141592653589793
+UNKNOWN: Final = -(2.0**62)
 MAX_MAPPED: Final = 64
 """Shards that one process keeps mapped; the one that was read the longest ago makes room."""
 
@@ -96,8 +100,8 @@ class CacheKey:
 def data_digest(keyframes: Sequence[KeyFrame], spec: SensorSpec, progress: Progress = lambda done, total: None) -> str:
     """SHA-256 of what a teacher with ``spec`` sees of these keyframes, in this order.
 
-    That is tokens, calibration, poses, annotations, and of every image and sweep that it reads the name, size and
-    time of change. So a dataroot that was edited or rendered anew has another digest, one that was moved or copied
+    That is tokens, calibration, poses and annotations, to ``RESOLUTION``, and of every image and sweep that it reads
+    the name, size and time of change. So a dataroot that was edited or rendered anew has another digest, one that was moved or copied
     with its times has the same.
 
     Raises:
@@ -418,7 +422,11 @@ def _seen(keyframe: KeyFrame, spec: SensorSpec) -> Iterator[bytes]:
 
 
 def _bytes(array: FloatArray) -> bytes:
-    return array.astype("<f8").tobytes()
+    """Numbers to ``RESOLUTION``: their last bits, which come of products of matrices, differ between processes."""
+    known = np.isfinite(array)
+    # Shifted, so that round numbers do not lie where the last bit decides which way they are rounded.
+    steps = np.rint(np.where(known, array, 0.0) / RESOLUTION + SHIFT)
+    return np.where(known, steps, UNKNOWN).astype("<i8").tobytes()
 
 
 def _file(path: Path) -> bytes:

@@ -29,7 +29,8 @@ RESERVED: Final = frozenset(
 """What the log calls other figures: no objective can have such a name."""
 
 Balance = Literal["share", "fixed"]
-"""``share``: a weight is the share of the detection loss that its term is held at; ``fixed``: a mere factor."""
+"""``share``: a weight is the share of the detection loss (that of the heads, without the cameras' depth) that its term
+is held at; ``fixed``: a mere factor."""
 
 Inherit = Literal["nothing", "bev", "all"]
 """Which of the teacher's weights a student starts from: ``bev``: of BEV encoder and head, which read the same map
@@ -103,6 +104,8 @@ from ImageNet weights."""
 def paper(teacher: Modality, student: Modality) -> DistillationConfig:
     """UniDistill as in the paper: its fixed factors of a path, from the first step on.
 
+    The teacher's confidence is taken at temperature 2, as in the authors' released code; the paper does not say so.
+
     Raises:
         UdxError: the paper has no such path.
     """
@@ -114,7 +117,7 @@ def paper(teacher: Modality, student: Modality) -> DistillationConfig:
         objectives={
             "feature": Feature(weight=feature),
             "relation": Relation(weight=relation),
-            "response": Response(weight=response),
+            "response": Response(weight=response, teacher_temperature=2.0),
         },
         balance="fixed",
         ramp=0.0,

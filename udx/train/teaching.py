@@ -111,6 +111,9 @@ def teaching_between(
     sentence = doubt(record, modality, student_mAP)
     if sentence:
         warn(sentence)
+    sentence = futile_cache(config) if cache else None
+    if sentence:
+        warn(sentence)
     pair = Pair(
         student=student.taps,
         teacher=detector.taps,
@@ -189,6 +192,17 @@ def doubt(teacher: TeacherRecord, student: Modality, student_mAP: float | None) 
     if not teacher_is_weaker(teacher, student, student_mAP):
         return None
     return f"a {teacher.modality} teacher is as a rule weaker than a {student} student: it may teach little"
+
+
+def futile_cache(config: RunConfig) -> str | None:
+    """One sentence if no epoch of this training can find the lessons of an earlier one, because each draws anew."""
+    augmentation = config.train.augmentation
+    if augmentation is None or (augmentation.draws is not None and augmentation.draws < config.train.epochs):
+        return None
+    return (
+        "the teacher cache will not be read in this run: every epoch draws other augmentations, and only a second run "
+        "of the same seed would find their lessons; --set train.augmentation.draws=2 lets them repeat"
+    )
 
 
 def cache_key(
