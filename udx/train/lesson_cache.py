@@ -28,7 +28,7 @@ from udx.errors import UdxError
 from udx.files import read_json, sha256_of, write_json, write_with
 from udx.geometry.arrays import FloatArray
 
-FORMAT: Final = "udx-lessons/2"
+FORMAT: Final = "udx-lessons/1"
 METADATA_KEY: Final = "udx"
 KEY_FILE: Final = "cache.json"
 SHARD_BYTES: Final = 64 * 2**20
@@ -101,8 +101,8 @@ def data_digest(keyframes: Sequence[KeyFrame], spec: SensorSpec, progress: Progr
     """SHA-256 of what a teacher with ``spec`` sees of these keyframes, in this order.
 
     That is tokens, calibration, poses and annotations, to ``RESOLUTION``, and of every image and sweep that it reads
-    the name, size and time of change. So a dataroot that was edited or rendered anew has another digest, one that was moved or copied
-    with its times has the same.
+    the name, size and time of change. So a dataroot that was edited or rendered anew has another digest, one that was
+    moved or copied with its times has the same.
 
     Raises:
         UdxError: a file is missing.
