@@ -296,6 +296,30 @@ def export(
     tell(f"next: udx bench --engine {out}; udx check {out} tells what runs it here")
 
 
+@main.command()
+@click.argument("rig_file", metavar="FILE", type=FILE)
+@click.option("--engine", type=FILE, required=True, help="ONNX file or plan that is to read the tensors.")
+@click.option("--image-size", metavar="WxH", help="Size of the images on disk, as 1600x900  [default: the network's]")
+@click.option("--out", type=FILE, default=Path("plan.npz"), show_default=True, help="File to write.")
+def rig(rig_file: Path, engine: Path, image_size: str | None, out: Path) -> None:
+    """Write the inputs of an engine that follow from the calibration in FILE: pool_index, pool_offsets and more.
+
+    FILE is a calibration in JSON; docs/pooling-plan.md tells its form, and how programs in other languages read the
+    result or compute it.
+    """
+    from udx.console import say, tell
+    from udx.outputs import check_outputs
+    from udx.runtime.calibration_file import parse_size, write_calibration
+
+    check_outputs({"--out": out}, {"FILE": rig_file, "--engine": engine})
+    size = parse_size(image_size) if image_size is not None else None
+    arrays = write_calibration(rig_file, engine, out, size)
+    pooled = f"{int(arrays['pool_offsets'][-1])} of {len(arrays['pool_index'])} points are pooled"
+    say(f"{out}: {', '.join(arrays)}; {pooled}")
+    if size is None:
+        tell("intrinsics are taken for the network's image size; give that of the images on disk with --image-size")
+
+
 @main.command(name="check")
 @click.argument("file", type=FILE)
 @JSON

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from udx.check.backends import Reading, readings
+from udx.data.input_docs import describe_inputs, describe_outputs
 from udx.doctor.diagnosis import Backend, Diagnosis
 from udx.errors import UdxError
 from udx.manifest import GraphFacts, Manifest
@@ -67,6 +68,11 @@ class Description:
         return self.identity.manifest
 
     @property
+    def meanings(self) -> dict[str, str]:
+        """What each input and output holds: axes, channels, frame, unit."""
+        return describe_inputs(self.manifest.spec) | describe_outputs(self.manifest.classes)
+
+    @property
     def structure(self) -> Structure:
         """What the graph is."""
         return self.identity.structure
@@ -87,6 +93,7 @@ class Description:
             **found,
             "inputs": [asdict(spec) for spec in self.inputs],
             "outputs": [asdict(spec) for spec in self.outputs],
+            "meanings": self.meanings,
             "nodes": [asdict(node) for node in self.nodes],
             "disagreements": list(self.disagreements),
             "backends": [backend.to_json() for backend in self.backends],

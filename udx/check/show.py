@@ -23,6 +23,8 @@ def show(description: Description) -> None:
         [[spec.name, way, spec.dtype, shape_of(spec, largest)] for way, spec in rows],
         texts=("", "type", "shape"),
     )
+    for name, meaning in description.meanings.items():
+        say(f"{name}: {meaning}")
     for line in (*manifest_lines(description.manifest), *graph_lines(description.structure)):
         say(line)
     for line in description.disagreements:

@@ -24,6 +24,7 @@ from udx.export.description import manifest_of
 from udx.export.parity import Agreement, Parity, agreement, compare, difference, values_of
 from udx.export.portable import to_portable
 from udx.export.precision import last_layers, to_fp16
+from udx.export.probe import Probe, probe_halves, probing_frames
 from udx.export.rounding import with_rounding
 from udx.export.simplify import simplify
 from udx.export.translate import translation_table
@@ -57,6 +58,7 @@ class Proof:
     parity: Parity
     heads: float | None = None
     agreement: Agreement | None = None
+    probe: Probe | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -67,6 +69,8 @@ class Proof:
         }
         if self.agreement is not None:
             plain |= {"heads": self.heads, "fp16_boxes": asdict(self.agreement)}
+        if self.probe is not None:
+            plain["fp16_probe"] = asdict(self.probe)
         return plain
 
     def __str__(self) -> str:
@@ -76,6 +80,7 @@ class Proof:
         return (
             f"in FP32 {said}; in FP16 head maps differ by at most {self.heads:.2%}, and "
             f"{self.agreement.matched} of {self.agreement.boxes} boxes are found again"
+            f"{f'; {self.probe}' if self.probe is not None else ''}"
         )
 
 
@@ -182,7 +187,9 @@ def export_run(
 
     def write_and_prove(partial: Path) -> None:
         onnx.save(model, partial)
-        proof.append(_prove(module, exact, halved, partial, tensors, same_graph=not portable))
+        proved = _prove(module, exact, halved, partial, tensors, same_graph=not portable)
+        probe = probe_halves(exact, halved, probing_frames(manifest)) if halved is not None else None
+        proof.append(replace(proved, probe=probe))
 
     write_with(out, write_and_prove)
     progress(steps, steps)

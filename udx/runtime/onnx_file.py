@@ -6,6 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from udx.data.input_docs import describe_inputs, describe_outputs
 from udx.data.inputs import input_shapes
 from udx.errors import UdxError, first_line
 from udx.geometry import BOX_SIZE
@@ -97,10 +98,16 @@ def require_segment(
 
 
 def sealed(model: "onnx.ModelProto", manifest: Manifest) -> Manifest:
-    """Store a manifest in a model, with the facts of the graph as it is now; return what was stored."""
+    """Store a manifest in a model, with the facts of the graph as it is now; return what was stored.
+
+    Inputs and outputs get a ``doc_string`` each: what their axes, channels, frames and units are.
+    """
     import onnx
 
     complete = replace(manifest, graph=structure_of(model, manifest.dynamic).facts)
+    said = describe_inputs(manifest.spec) | describe_outputs(manifest.classes)
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = said.get(value.name, "")
     onnx.helper.set_model_props(model, {METADATA_KEY: complete.to_json()})
     return complete
 
