@@ -28,6 +28,8 @@ TRAIN = [
     ONNXRUNTIME,
     TRITON,
 ]
+# Calls of the CUDA driver; wheels that need no compiler, and no driver to be installed.
+CUDA_BINDINGS = "cuda-bindings>=13,<14; platform_system == 'Linux' or platform_system == 'Windows'"
 # Wheels for x86-64 alone. They build engines on any such machine; running them needs a GPU and its driver.
 ON_X86 = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
 RTX = [
@@ -46,6 +48,8 @@ DEV = [
     TRITON,
     # The Python of tensorrt.plugin: the tests register plugins with it; without TensorRT's libraries it does no more.
     "tensorrt-cu13-bindings>=11,<12; platform_system == 'Linux'",
+    # The tests run it on a fake CUDA driver.
+    CUDA_BINDINGS,
 ]
 
 README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
@@ -83,7 +87,9 @@ setup(
     extras_require={
         "train": TRAIN,
         "cpu": [ONNXRUNTIME],
-        "gpu": [ONNXRUNTIME.replace("onnxruntime", "onnxruntime-gpu"), "pycuda>=2024.1", "cuda-bindings>=13,<14"],
+        "gpu": [ONNXRUNTIME.replace("onnxruntime", "onnxruntime-gpu"), CUDA_BINDINGS],
+        # In place of cuda-bindings, without CUDA graphs: it has no wheels, and is compiled with a CUDA toolkit.
+        "pycuda": ["pycuda>=2024.1"],
         "tensorrt": TENSORRT,
         "rtx": RTX,
         "dev": DEV,

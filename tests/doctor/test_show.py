@@ -24,7 +24,7 @@ def test_what_has_one_cause_is_said_once():
     lines = list(cures(diagnose(machine(), everything(driver=NO_DRIVER))))
     assert len(lines) == 2
     assert lines[0].startswith(
-        "cannot run onnxruntime-cuda, build tensorrt, run tensorrt, run tensorrt-rtx, use pycuda"
+        "cannot run onnxruntime-cuda, build tensorrt, run tensorrt, run tensorrt-rtx, use cuda-bindings"
     )
     assert lines[1].startswith("    sudo ubuntu-drivers install")
 

@@ -98,14 +98,24 @@ def test_a_machine_without_a_gpu_builds_for_tensorrt_rtx_and_runs_onnxruntime():
 
 
 def test_plans_build_without_what_runs_them():
-    diagnosis = diagnose(machine(), everything(pycuda=ABSENT, cuda_bindings=Probed(failure="it crashes")))
+    diagnosis = diagnose(machine(), everything(cuda_bindings=Probed(failure="it crashes")))
     said = answers(diagnosis)
     for name in ("tensorrt", "tensorrt-rtx"):
         assert said[f"{name} build"].verdict == "yes"
-        assert said[f"{name} run"].mend == (
-            "pip install pycuda (it compiles, and needs a CUDA toolkit for that)",
-            "pip install --force-reinstall 'cuda-bindings==13.*'",
-        )
+        assert said[f"{name} run"].mend == ("pip install --force-reinstall 'cuda-bindings==13.*'",)
+
+
+def test_plans_run_through_cuda_bindings_or_pycuda():
+    for installed in ("cuda_bindings", "pycuda"):
+        absent = {"cuda_bindings": ABSENT, "pycuda": ABSENT} | {installed: everything()[installed]}
+        said = answers(diagnose(machine(), everything(**absent)))
+        assert said["tensorrt run"] == said["tensorrt-rtx run"] == YES
+        assert ("pycuda" in said) == (installed == "pycuda")
+    said = answers(diagnose(machine(), everything(cuda_bindings=ABSENT, pycuda=ABSENT)))
+    assert said["tensorrt run"] == no("cuda-bindings is not installed", "pip install 'cuda-bindings==13.*'")
+    broken = Probed({"version": "2026.1", "starts": "cuInit failed"})
+    said = answers(diagnose(machine(), everything(cuda_bindings=ABSENT, pycuda=broken)))
+    assert said["tensorrt run"].why == "pycuda does not start: cuInit failed"
 
 
 def test_a_base_install_says_what_to_install():
@@ -125,15 +135,15 @@ def test_a_base_install_says_what_to_install():
     assert said["tensorrt-rtx build"].mend[0] == "pip install 'udx[rtx]'"
     assert said["torch"].mend == ("pip install 'udx[train]'",)
     assert said["tensorrt-rtx run"].why == (
-        "it is not installed, and no NVIDIA driver is installed, and pycuda is not installed, and cuda-bindings is not "
-        "installed"
+        "it is not installed, and no NVIDIA driver is installed, and cuda-bindings is not installed"
     )
     text = "\n".join(cures(diagnosis))
-    assert "cannot use pycuda (plans: memory and streams on the GPU): pycuda is not installed" in text
+    assert "cannot use cuda-bindings (running plans): cuda-bindings is not installed" in text
+    assert "pycuda" not in text
 
 
 def test_an_older_driver_gets_the_packages_for_its_cuda():
-    found = everything(driver=driver(cuda=(12, 4)), tensorrt=ABSENT, cuda_bindings=ABSENT)
+    found = everything(driver=driver(cuda=(12, 4)), tensorrt=ABSENT, cuda_bindings=ABSENT, pycuda=ABSENT)
     said = answers(diagnose(machine(), found))
     assert said["tensorrt run"].mend == ("pip install 'tensorrt-cu12>=10.15'", "pip install 'cuda-bindings==12.*'")
     assert said["cuda-bindings"].mend == ("pip install 'cuda-bindings==12.*'",)

@@ -16,6 +16,9 @@ Tensors = Mapping[str, NDArray[Any]]
 CALIBRATION: Final = ("pool_index", "pool_offsets")
 """Inputs that follow from the rig alone: they stay as they are until a camera moves."""
 
+COUNTED: Final[Mapping[str, str]] = {"points": "num_points"}
+"""Inputs of which only the first rows hold data, each with the input that counts these rows."""
+
 
 def input_shapes(spec: SensorSpec) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every input of a detector with this spec, in the order of its inputs.

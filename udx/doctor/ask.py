@@ -23,7 +23,7 @@ MODULES: Final = {
     "tensorrt_rtx": "tensorrt_rtx_bindings",
     "triton": "triton",
     "pycuda": "pycuda",
-    "cuda_bindings": "cuda",
+    "cuda_bindings": "cuda.bindings",
 }
 """For each probe the module without which there is nothing to ask."""
 
@@ -61,7 +61,7 @@ def probe_command(name: str) -> list[str]:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be found; it is not imported."""
+    """Whether a module can be found; it is not imported, only the packages that it is in."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

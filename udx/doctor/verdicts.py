@@ -1,7 +1,7 @@
 """From what the probes found to a diagnosis: what is missing for what, and what mends it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from udx.doctor.ask import Probed
@@ -11,7 +11,6 @@ from udx.doctor.machine import Machine
 INSTALL_DRIVER: Final = (
     "sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a container: docker run --gpus all)"
 )
-INSTALL_PYCUDA: Final = "pip install pycuda (it compiles, and needs a CUDA toolkit for that)"
 SHOW_GPU: Final = "unset CUDA_VISIBLE_DEVICES, or go to a machine with an NVIDIA GPU"
 OLDEST_TENSORRT: Final = (10, 15)
 OLDEST_GPU: Final = (8, 0)
@@ -26,15 +25,13 @@ def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
     found = driver.facts
     gpu, triton, torch = _gpu(driver), _triton(probed["triton"]), _torch(machine)
     kernels = all_of(triton, torch)  # the kernels stand beside their torch operators
-    pycuda = _driver_library("pycuda", "plans: memory and streams on the GPU", probed["pycuda"], gpu, INSTALL_PYCUDA)
-    bindings = _driver_library(
-        "cuda-bindings",
-        "plans: CUDA graphs",
-        probed["cuda_bindings"],
-        gpu,
-        f"pip install 'cuda-bindings=={_cuda_major(driver)}.*'",
-    )
-    launcher = all_of(_recent(driver, gpu), pycuda.works, bindings.works)
+    install = f"pip install 'cuda-bindings=={_cuda_major(driver)}.*'"
+    callers = [_driver_library("cuda-bindings", "running plans", probed["cuda_bindings"], gpu, install)]
+    if probed["pycuda"].installed:  # else there is nothing to say of it: cuda-bindings does more
+        reinstall = "pip install --force-reinstall pycuda"
+        needed_for = "running plans where cuda-bindings is not installed, without CUDA graphs"
+        callers.append(_driver_library("pycuda", needed_for, probed["pycuda"], gpu, reinstall))
+    launcher = all_of(_recent(driver, gpu), _any_of(probed["cuda_bindings"].installed, callers))
     return Diagnosis(
         machine=machine,
         driver=found.get("version"),
@@ -56,8 +53,7 @@ def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
                 needed_for="training, export, and the kernels of plans",
                 works=torch,
             ),
-            pycuda,
-            bindings,
+            *callers,
         ),
     )
 
@@ -202,6 +198,11 @@ def _driver_library(name: str, needed_for: str, probed: Probed, gpu: Answer, ins
         starts = _starts(probed.facts.get("starts"), reinstall, name)
         works = in_turn(gpu, _loads(probed, reinstall, name), starts)
     return _library(name, needed_for, probed, works)
+
+
+def _any_of(first_is_installed: bool, callers: Sequence[Library]) -> Answer:
+    """Whether the driver can be called: the first library is used where it is installed, or else the second."""
+    return (callers[0] if first_is_installed else callers[-1]).works
 
 
 def _loads(probed: Probed, mend: str, subject: str = "it") -> Answer:

@@ -1,4 +1,4 @@
-"""A GPU where there is none: what the device layer uses of pycuda, cuda-bindings and TensorRT's runtime.
+"""A GPU where there is none: the driver of the device layer, and what it uses of TensorRT's runtime.
 
 What is imitated is what can go wrong: memory has addresses, an end, and must be freed; work on a stream is not done
 before somebody waits for it, and reads page-locked memory only then; a stream that captures runs nothing; every call
@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 
 from udx.runtime.cuda_driver import CudaDevice, CudaDriver
+from udx.runtime.device.errors import CallError, OutOfMemory
 from udx.runtime.numpy_kernels import run_kernel
 from udx.runtime.onnxruntime_runner import open_session
 from udx.runtime.partitioned import PartitionedPlan
@@ -26,8 +27,6 @@ from udx.tensors import tensor_spec
 PAGE = 4096
 Operation = tuple[tuple[Any, ...], Callable[[], None]]
 """What is recorded of an operation, and the operation."""
-
-NAMES = {"out of memory": "MemoryError", "unspecified launch failure": "LaunchError"}
 
 
 @dataclass
@@ -43,11 +42,12 @@ class Gpu:
     lost: str | None = None
     refuses: set[str] = field(default_factory=set)
     blocks: dict[int, np.ndarray] = field(default_factory=dict)
-    locked: set[int] = field(default_factory=set)
+    locked: dict[int, int] = field(default_factory=dict)
+    modules: dict[int, dict[str, Any]] = field(default_factory=dict)
+    functions: dict[int, "Function"] = field(default_factory=dict)
     events: set[int] = field(default_factory=set)
     graphs: dict[int, list[Operation]] = field(default_factory=dict)
     streams: dict[int, "Stream"] = field(default_factory=dict)
-    default: list[Callable[[], object]] = field(default_factory=list)
     done: list[tuple[Any, ...]] = field(default_factory=list)
     current: int = 0
     retained: int = 0
@@ -56,7 +56,10 @@ class Gpu:
     @property
     def leaks(self) -> dict[str, int]:
         """What was taken and not given back."""
-        held = {"blocks": self.blocks, "locked": self.locked, "events": self.events, "graphs": self.graphs}
+        held = {
+            "blocks": self.blocks, "locked": self.locked, "events": self.events, "graphs": self.graphs,
+            "streams": self.streams, "modules": self.modules,
+        }  # fmt: skip
         found = {name: len(things) for name, things in held.items()} | {"contexts": self.retained}
         return {name: count for name, count in found.items() if count}
 
@@ -69,8 +72,9 @@ class Gpu:
         )
 
     def address(self, size: int) -> int:
+        start = self.last
         self.last += -(-size // PAGE) * PAGE + PAGE
-        return self.last
+        return start
 
     def view(self, address: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
         """The tensor at an address; what lies outside of all blocks is an illegal access."""
@@ -86,8 +90,7 @@ class Gpu:
 
 
 class Stream:
-    def __init__(self, gpu: Gpu, flags: int) -> None:
-        assert flags == 1, "work of others on the default stream must not wait for this one"
+    def __init__(self, gpu: Gpu) -> None:
         self.gpu, self.handle = gpu, gpu.address(1)
         self.queue: list[Operation] = []
         self.capturing: list[Operation] | None = None
@@ -102,62 +105,18 @@ class Stream:
             work()
 
 
-def _error(name: str, *bases: type) -> type:
-    return type(name, bases or (Exception,), {"__module__": "pycuda._driver"})
-
-
-Error = _error("Error")
-ERRORS = {name: _error(name, Error) for name in ("MemoryError", "LaunchError", "LogicError", "RuntimeError")}
-
-
 def raised(failure: str | None, call: str) -> None:
-    """Fail as pycuda does."""
+    """Fail as the implementations of ``Driver`` do."""
     if failure:
-        raise ERRORS[NAMES.get(failure, "LogicError")](f"{call} failed: {failure}")
+        raise (OutOfMemory if failure == "out of memory" else CallError)(f"{call} failed: {failure}")
 
 
-class PageLocked:
-    """What the base of a page-locked array is."""
-
-    def __init__(self, gpu: Gpu, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.gpu, self.memory = gpu, np.full(shape, 0x5A, dtype)
-        self.__array_interface__ = self.memory.__array_interface__
-        gpu.locked.add(id(self))
-
-    def free(self) -> None:
-        raised(self.gpu.call("cuMemFreeHost"), "cuMemFreeHost")
-        self.gpu.locked.remove(id(self))
-
-
-class Block(int):
-    """What pycuda returns of an allocation: an address that can be freed."""
-
-    gpu: Gpu
-
-    def free(self) -> None:
-        raised(self.gpu.call("cuMemFree"), "cuMemFree")
-        self.gpu.free_bytes += len(self.gpu.blocks.pop(int(self)))
-
-
+@dataclass
 class Function:
-    def __init__(self, gpu: Gpu, image: dict[str, Any], entry: str) -> None:
-        self.gpu, self.image, self.entry = gpu, image, entry
-        self.format: str | None = None
-        self.shared = 48 * 2**10
-
-    def prepare(self, arguments: str) -> None:
-        self.format = arguments
-
-    def set_attribute(self, attribute: str, value: int) -> None:
-        raised(self.gpu.call("cuFuncSetAttribute", attribute, value), "cuFuncSetAttribute")
-        self.shared = value
-
-    def prepared_async_call(self, grid: Any, block: Any, stream: Stream, *arguments: int, shared_size: int) -> None:
-        assert self.format is not None and len(self.format) == len(arguments)
-        assert shared_size <= self.shared, "more shared memory than was asked for"
-        facts = ("launch", self.entry, grid, block, arguments, shared_size)
-        raised(self.gpu.call("cuLaunchKernel", *facts[1:]), "cuLaunchKernel")
-        self.gpu.enqueue(stream.handle, facts, lambda: self.run(arguments))
+    gpu: Gpu
+    image: dict[str, Any]
+    entry: str
+    shared: int = 48 * 2**10
 
     def run(self, arguments: tuple[int, ...]) -> None:
         """Find the step by its addresses, and do what its kernel does."""
@@ -176,218 +135,196 @@ class Function:
         raise AssertionError(f"no step of the plan launches {self.entry} like this")
 
 
-def driver_module(gpu: Gpu) -> ModuleType:
-    """``pycuda.driver``."""
-    driver = ModuleType("pycuda.driver")
+class StandInDriver:
+    """``udx.runtime.device.driver.Driver`` without a GPU; ``test_driver.py`` tests the real ones."""
 
-    class Context:
-        detached = False
+    name = "a stand-in"
 
-        def push(self) -> None:
-            raised(gpu.call("cuCtxPushCurrent", context=False), "cuCtxPushCurrent")
-            gpu.current += 1
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self._call("cuInit", context=False)
 
-        def detach(self) -> None:
-            assert not self.detached
-            self.detached = True
-            gpu.retained -= 1
+    def _call(self, name: str, *facts: Any, context: bool = True) -> None:
+        raised(self.gpu.call(name, *facts, context=context), name)
 
-        @staticmethod
-        def synchronize() -> None:
-            raised(gpu.call("cuCtxSynchronize"), "cuCtxSynchronize")
-            while gpu.default:
-                gpu.default.pop(0)()
+    def retain_context(self) -> int:
+        self._call("cuDevicePrimaryCtxRetain", context=False)
+        self.gpu.retained += 1
+        return 1
 
-        @staticmethod
-        def pop() -> None:
-            assert gpu.current
-            gpu.current -= 1
+    def release_context(self, context: int) -> None:
+        assert context == 1
+        self.gpu.retained -= 1
 
-    def retain(self: Any) -> Context:
-        raised(gpu.call("cuDevicePrimaryCtxRetain", context=False), "cuDevicePrimaryCtxRetain")
-        gpu.retained += 1
-        return Context()
+    def push_context(self, context: int) -> None:
+        self._call("cuCtxPushCurrent", context=False)
+        self.gpu.current += 1
 
-    def mem_alloc(size: int) -> Block:
-        raised(gpu.call("cuMemAlloc", size), "cuMemAlloc")
-        raised("out of memory" if size > gpu.free_bytes else None, "cuMemAlloc")
-        block = Block(gpu.address(size))
-        block.gpu = gpu
-        gpu.blocks[int(block)] = np.full(size, 0xA5, np.uint8)
-        gpu.free_bytes -= size
-        return block
+    def pop_context(self) -> None:
+        assert self.gpu.current
+        self.gpu.current -= 1
 
-    def memset_d8(address: int, value: int, size: int) -> None:
-        raised(gpu.call("cuMemsetD8", size), "cuMemsetD8")
-        block = gpu.view(address, np.uint8, (size,))
-        gpu.default.append(lambda: block.fill(value))  # no stream of udx's waits for the default one
+    def create_stream(self) -> int:
+        self._call("cuStreamCreate")
+        return Stream(self.gpu).handle
 
-    def pagelocked_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        raised(gpu.call("cuMemHostAlloc", shape), "cuMemHostAlloc")
-        return np.asarray(PageLocked(gpu, shape, dtype))
+    def synchronize(self, stream: int) -> None:
+        self.gpu.streams[stream].synchronize()
 
-    def require_locked(array: np.ndarray) -> None:
-        assert isinstance(array.base, PageLocked) and id(array.base) in gpu.locked, "memory that is not page-locked"
+    def destroy_stream(self, stream: int) -> None:
+        self._call("cuStreamDestroy")
+        del self.gpu.streams[stream]
 
-    def memcpy_htod_async(address: int, array: np.ndarray, stream: Stream) -> None:
-        require_locked(array)
-        raised(gpu.call("cuMemcpyHtoDAsync", array.nbytes), "cuMemcpyHtoDAsync")
+    def create_event(self) -> int:
+        self._call("cuEventCreate")
+        self.gpu.events.add(handle := self.gpu.address(1))
+        return handle
+
+    def record_event(self, event: int, stream: int, *, captured: bool) -> None:
+        assert event in self.gpu.events
+        assert captured == (self.gpu.streams[stream].capturing is not None), "no time can be read from this event"
+        self._call("cuEventRecordWithFlags", captured)
+        self.gpu.enqueue(stream, ("event", event), lambda: None)
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        self._call("cuEventElapsedTime")
+        return (end - start) / PAGE
+
+    def destroy_event(self, event: int) -> None:
+        self._call("cuEventDestroy")
+        self.gpu.events.remove(event)
+
+    def allocate(self, num_bytes: int) -> int:
+        self._call("cuMemAlloc", num_bytes)
+        raised("out of memory" if num_bytes > self.gpu.free_bytes else None, "cuMemAlloc")
+        address = self.gpu.address(num_bytes)
+        self.gpu.blocks[address] = np.full(num_bytes, 0xA5, np.uint8)
+        self.gpu.free_bytes -= num_bytes
+        return address
+
+    def clear(self, address: int, num_bytes: int) -> None:
+        self._call("cuMemsetD8", num_bytes)
+        self.gpu.view(address, np.uint8, (num_bytes,))[...] = 0
+
+    def free(self, address: int) -> None:
+        self._call("cuMemFree")
+        self.gpu.free_bytes += len(self.gpu.blocks.pop(address))
+
+    def free_bytes(self) -> int:
+        return self.gpu.free_bytes
+
+    def allocate_host(self, num_bytes: int) -> np.ndarray:
+        self._call("cuMemHostAlloc", num_bytes)
+        buffer = np.full(num_bytes, 0x5A, np.uint8)
+        self.gpu.locked[buffer.ctypes.data] = num_bytes
+        return buffer
+
+    def free_host(self, buffer: np.ndarray) -> None:
+        self._call("cuMemFreeHost")
+        del self.gpu.locked[buffer.ctypes.data]
+
+    def _require_locked(self, array: np.ndarray) -> None:
+        at = array.ctypes.data
+        inside = [start <= at and at + array.nbytes <= start + size for start, size in self.gpu.locked.items()]
+        assert any(inside) and array.flags.c_contiguous, "memory that is not page-locked"
+
+    def upload(self, address: int, array: np.ndarray, stream: int) -> None:
+        self._require_locked(array)
+        self._call("cuMemcpyHtoDAsync", array.nbytes)
 
         def work() -> None:
-            gpu.view(address, array.dtype, array.shape)[...] = array
+            self.gpu.view(address, array.dtype, array.shape)[...] = array
 
-        gpu.enqueue(stream.handle, ("upload", address, array.nbytes), work)
+        self.gpu.enqueue(stream, ("upload", address, array.nbytes), work)
 
-    def memcpy_dtoh_async(array: np.ndarray, address: int, stream: Stream) -> None:
-        require_locked(array)
-        raised(gpu.call("cuMemcpyDtoHAsync", array.nbytes), "cuMemcpyDtoHAsync")
+    def download(self, array: np.ndarray, address: int, stream: int) -> None:
+        self._require_locked(array)
+        self._call("cuMemcpyDtoHAsync", array.nbytes)
 
         def work() -> None:
-            array[...] = gpu.view(address, array.dtype, array.shape)
+            array[...] = self.gpu.view(address, array.dtype, array.shape)
 
-        gpu.enqueue(stream.handle, ("download", address, array.nbytes), work)
+        self.gpu.enqueue(stream, ("download", address, array.nbytes), work)
 
-    def module_from_buffer(content: bytes) -> Any:
-        failure = gpu.call("cuModuleLoadDataEx", len(content))
+    def load_module(self, content: bytes) -> int:
+        self._call("cuModuleLoadData", len(content))
         image = json.loads(content.rstrip(b"\0"))
-        major, minor = gpu.capability
+        major, minor = self.gpu.capability
         if image["kind"] == "ptx":
             assert content.endswith(b"\0"), "PTX without an end"
             runs = image["arch"] <= 10 * major + minor
         else:
             runs = image["arch"] // 10 == major and image["arch"] % 10 <= minor
-        raised(failure, "cuModuleLoadDataEx")
-        raised(None if runs else "no kernel image is available for execution on the device", "cuModuleLoadDataEx")
-        return SimpleNamespace(get_function=lambda entry: Function(gpu, image, entry))
+        raised(None if runs else "no kernel image is available for execution on the device", "cuModuleLoadData")
+        self.gpu.modules[handle := self.gpu.address(1)] = image
+        return handle
 
-    def init() -> None:
-        raised(gpu.call("cuInit", context=False), "cuInit")
+    def unload_module(self, module: int) -> None:
+        self._call("cuModuleUnload")
+        del self.gpu.modules[module]
 
-    def stream(flags: int = 0) -> Stream:
-        raised(gpu.call("cuStreamCreate", flags), "cuStreamCreate")
-        return Stream(gpu, flags)
+    def find_function(self, module: int, name: str) -> int:
+        self.gpu.functions[handle := self.gpu.address(1)] = Function(self.gpu, self.gpu.modules[module], name)
+        return handle
 
-    for name, value in {
-        "init": init,
-        "Device": type("Device", (), {"__init__": lambda self, index: None, "retain_primary_context": retain}),
-        "Context": Context,
-        "Stream": stream,
-        "mem_alloc": mem_alloc,
-        "mem_get_info": lambda: (gpu.free_bytes, 1 << 30),
-        "memset_d8": memset_d8,
-        "pagelocked_empty": pagelocked_empty,
-        "memcpy_htod_async": memcpy_htod_async,
-        "memcpy_dtoh_async": memcpy_dtoh_async,
-        "module_from_buffer": module_from_buffer,
-        "function_attribute": SimpleNamespace(MAX_DYNAMIC_SHARED_SIZE_BYTES="max_dynamic_shared_size_bytes"),
-        "Error": Error,
-        **ERRORS,
-    }.items():
-        setattr(driver, name, value)
-    return driver
+    def allow_shared_bytes(self, function: int, num_bytes: int) -> None:
+        self._call("cuFuncSetAttribute", num_bytes)
+        self.gpu.functions[function].shared = num_bytes
+
+    def launch(self, function: int, *, grid: Any, block: Any, shared_bytes: int, stream: int, arguments: Any) -> None:
+        found = self.gpu.functions[function]
+        assert shared_bytes <= found.shared, "more shared memory than was asked for"
+        assert {type(argument) for argument in arguments} <= {np.uint64, np.int32}
+        given = tuple(int(argument) for argument in arguments)
+        facts = ("launch", found.entry, grid, block, given, shared_bytes)
+        self._call("cuLaunchKernel", *facts[1:])
+        self.gpu.enqueue(stream, facts, lambda: found.run(given))
+
+    def graphs(self) -> "StandInGraphs":
+        return StandInGraphs(self.gpu)
 
 
-class CUstream(int):
-    """A stream of the bindings: the very handle of pycuda's."""
+class StandInGraphs:
+    """``udx.runtime.device.driver.Graphs``."""
 
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
 
-def bindings_module(gpu: Gpu) -> ModuleType:
-    """``cuda.bindings.driver``: every function returns its status first."""
-    bindings = ModuleType("cuda.bindings.driver")
-    status = IntEnum("CUresult", {"CUDA_SUCCESS": 0, "CUDA_ERROR_UNKNOWN": 999})
-    said = ["unknown error"]
+    def _call(self, name: str) -> None:
+        raised(self.gpu.call(name), name)
 
-    def answered(name: str, *facts: Any) -> IntEnum:
-        failure = gpu.call(name, *facts)
-        said[0] = failure or said[0]
-        return status.CUDA_ERROR_UNKNOWN if failure else status.CUDA_SUCCESS
+    def begin_capture(self, stream: int) -> None:
+        self._call("cuStreamBeginCapture")
+        assert not self.gpu.streams[stream].queue, "a capture of a stream that is at work"
+        self.gpu.streams[stream].capturing = []
 
-    def begin(stream: CUstream, mode: IntEnum) -> tuple[Any]:
-        assert isinstance(stream, CUstream) and mode == 1
-        answer = answered("cuStreamBeginCapture")
-        if not answer:
-            assert not gpu.streams[stream].queue, "a capture of a stream that is at work"
-            gpu.streams[stream].capturing = []
-        return (answer,)
-
-    def end(stream: CUstream) -> tuple[Any, int | None]:
-        recorded, gpu.streams[stream].capturing = gpu.streams[stream].capturing, None
+    def end_capture(self, stream: int) -> int:
+        recorded, self.gpu.streams[stream].capturing = self.gpu.streams[stream].capturing, None
         assert recorded is not None
-        answer = answered("cuStreamEndCapture")
-        if answer:
-            return answer, None
-        handle = gpu.address(1)
-        gpu.graphs[handle] = recorded
-        return answer, handle
+        self._call("cuStreamEndCapture")
+        self.gpu.graphs[handle := self.gpu.address(1)] = recorded
+        return handle
 
-    def instantiate(graph: int, flags: int) -> tuple[Any, int | None]:
-        answer = answered("cuGraphInstantiate", flags)
-        if answer:
-            return answer, None
-        handle = gpu.address(1)
-        gpu.graphs[handle] = list(gpu.graphs[graph])
-        return answer, handle
+    def instantiate(self, graph: int) -> int:
+        self._call("cuGraphInstantiate")
+        self.gpu.graphs[handle := self.gpu.address(1)] = list(self.gpu.graphs[graph])
+        return handle
 
-    def destroy(name: str) -> Callable[[int], tuple[Any]]:
-        def destroyed(handle: int) -> tuple[Any]:
-            answer = answered(name)
-            if not answer:
-                del gpu.graphs[handle]
-            return (answer,)
+    def upload(self, executable: int, stream: int) -> None:
+        self._call("cuGraphUpload")
 
-        return destroyed
+    def launch(self, executable: int, stream: int) -> None:
+        self._call("cuGraphLaunch")
+        for facts, work in self.gpu.graphs[executable]:
+            self.gpu.enqueue(stream, facts, work)
 
-    def launch(graph: int, stream: CUstream) -> tuple[Any]:
-        answer = answered("cuGraphLaunch")
-        if not answer:
-            for facts, work in gpu.graphs[graph]:
-                gpu.enqueue(stream, facts, work)
-        return (answer,)
+    def destroy(self, graph: int) -> None:
+        self._call("cuGraphDestroy")
+        del self.gpu.graphs[graph]
 
-    def create_event(flags: int) -> tuple[Any, int | None]:
-        answer = answered("cuEventCreate", flags)
-        if answer:
-            return answer, None
-        gpu.events.add(handle := gpu.address(1))
-        return answer, handle
-
-    def destroy_event(event: int) -> tuple[Any]:
-        answer = answered("cuEventDestroy")
-        if not answer:
-            gpu.events.remove(event)
-        return (answer,)
-
-    def record(event: int, stream: CUstream, flags: int) -> tuple[Any]:
-        assert event in gpu.events
-        assert flags == (gpu.streams[stream].capturing is not None), "no time can be read from this event"
-        answer = answered("cuEventRecordWithFlags", flags)
-        if not answer:
-            gpu.enqueue(stream, ("event", event), lambda: None)
-        return (answer,)
-
-    def elapsed(start: int, end: int) -> tuple[Any, float]:
-        return answered("cuEventElapsedTime"), (end - start) / PAGE
-
-    for name, value in {
-        "CUstream": CUstream,
-        "CUstreamCaptureMode": IntEnum("Mode", {"CU_STREAM_CAPTURE_MODE_THREAD_LOCAL": 1}),
-        "CUevent_flags": IntEnum("Flags", {"CU_EVENT_DEFAULT": 0}),
-        "CUevent_record_flags": IntEnum("Record", {"CU_EVENT_RECORD_DEFAULT": 0, "CU_EVENT_RECORD_EXTERNAL": 1}),
-        "cuGetErrorString": lambda error: (0, said[0].encode()),
-        "cuStreamBeginCapture": begin,
-        "cuStreamEndCapture": end,
-        "cuGraphInstantiate": instantiate,
-        "cuGraphUpload": lambda graph, stream: (answered("cuGraphUpload"),),
-        "cuGraphLaunch": launch,
-        "cuGraphDestroy": destroy("cuGraphDestroy"),
-        "cuGraphExecDestroy": destroy("cuGraphExecDestroy"),
-        "cuEventCreate": create_event,
-        "cuEventDestroy": destroy_event,
-        "cuEventRecordWithFlags": record,
-        "cuEventElapsedTime": elapsed,
-    }.items():
-        setattr(bindings, name, value)
-    return bindings
+    def destroy_executable(self, executable: int) -> None:
+        self._call("cuGraphExecDestroy")
+        del self.gpu.graphs[executable]
 
 
 def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
@@ -498,17 +435,12 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
 
 def install(monkeypatch: Any, gpu: Gpu) -> None:
     """Let this process find the GPU and its libraries until the test ends."""
-    driver, bindings = driver_module(gpu), bindings_module(gpu)
-    pycuda, cuda, package = ModuleType("pycuda"), ModuleType("cuda"), ModuleType("cuda.bindings")
-    pycuda.driver, package.driver, cuda.bindings = driver, bindings, package
-    modules = {"pycuda": pycuda, "pycuda.driver": driver}
-    modules |= {"cuda": cuda, "cuda.bindings": package, "cuda.bindings.driver": bindings}
-    modules |= {name: tensorrt_module(gpu, name) for name in gpu.versions}
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    for name in gpu.versions:
+        monkeypatch.setitem(sys.modules, name, tensorrt_module(gpu, name))
     device = CudaDevice(
         name="Some GPU", compute_capability=gpu.capability, multiprocessors=58, memory_bytes=16 << 30, uuid="GPU-0"
     )
     monkeypatch.setattr(
         "udx.runtime.device.runner.cuda_driver", lambda: CudaDriver(cuda_version=(13, 0), devices=(device,))
     )
+    monkeypatch.setattr("udx.runtime.device.driver._open_bindings", lambda: StandInDriver(gpu))

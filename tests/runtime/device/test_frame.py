@@ -74,7 +74,8 @@ def test_a_frame_is_one_graph_and_one_wait_and_takes_nothing(gpu, runner):
         for _ in range(5):
             runner.infer(without_calibration(frame))
         calls = [call[0] for call in gpu.calls[before:]]
-        assert calls == ["cuCtxPushCurrent", "cuGraphLaunch", "cuStreamSynchronize"] * 5
+        frame_calls = ["cuCtxPushCurrent", "cuEventRecordWithFlags", "cuMemcpyHtoDAsync", "cuGraphLaunch"]
+        assert calls == [*frame_calls, "cuStreamSynchronize"] * 5
         assert gpu.current == 0, "others find the context that they left"
 
 
@@ -82,12 +83,14 @@ def test_everything_is_enqueued_in_the_plan_s_order_with_the_metadata_s_argument
     plan = gpu.plan
     with runner:
         gpu.done.clear()
-        runner.infer(frame_of(runner.manifest))
+        frame = frame_of(runner.manifest)
+        runner.infer(frame)
         arena = min(gpu.blocks)
         at = {name: arena + tensor.offset for name, tensor in plan.by_name.items()}
         bytes_of = {name: tensor.num_bytes for name, tensor in plan.by_name.items()}
         expected = [("upload", at[name], bytes_of[name]) for name in CALIBRATION]
-        sensors = [name for name in plan.inputs if name not in CALIBRATION]
+        expected.append(("upload", at["points"], int(frame["num_points"][0]) * 20))
+        sensors = [name for name in plan.inputs if name not in CALIBRATION and name != "points"]
         expected += [("upload", at[name], bytes_of[name]) for name in sensors]
         for step in plan.steps:
             if isinstance(step, KernelStep):
@@ -105,6 +108,52 @@ def test_everything_is_enqueued_in_the_plan_s_order_with_the_metadata_s_argument
         assert [facts for facts in gpu.done if facts[0] != "event"] == expected
         assert len(gpu.blocks) == 2, "one arena, and one scratch block for all engines"
         assert len(gpu.blocks[arena]) == plan.arena_bytes
+
+
+def test_only_the_filled_rows_of_the_point_buffer_are_uploaded(gpu, runner, plans):
+    frame = frame_of(runner.manifest)
+    capacity = len(frame["points"])
+    at = gpu.plan.by_name["points"]
+
+    def of(count: int, claimed: int | None = None) -> dict[str, np.ndarray]:
+        points = np.zeros_like(frame["points"])
+        points[:count] = frame["points"][:1]
+        return frame | {"points": points, "num_points": np.array([count if claimed is None else claimed], np.int32)}
+
+    def uploaded() -> list[int]:
+        found = [facts[2] // 20 for facts in gpu.done if facts[:2] == ("upload", min(gpu.blocks) + at.offset)]
+        gpu.done.clear()
+        return found
+
+    frames = [of(300), of(10), of(10), of(0), of(0), of(capacity, 10**6), of(5, -1), of(7)]
+    rows = [[300], [300], [10], [10], [], [capacity], [capacity], [7]]
+    with open_engine(plans["fusion"][0], threads=1) as whole, runner:
+        uploaded()
+        for given, wanted in zip(frames, rows, strict=True):
+            found = runner.infer(given)
+            assert uploaded() == wanted
+            held = gpu.view(min(gpu.blocks) + at.offset, at.dtype, at.shape)
+            filled = min(max(int(given["num_points"][0]), 0), capacity)
+            np.testing.assert_array_equal(held[:filled], given["points"][:filled])
+            assert not held[filled:].any(), "what the frame before left"
+            for name, tensor in whole.infer(given).items():
+                np.testing.assert_array_equal(found[name], tensor, err_msg=name)
+
+
+def test_a_frame_that_fails_leaves_no_points_to_the_next(gpu, runner):
+    frame = frame_of(runner.manifest)
+    fewer = frame | {"points": np.zeros_like(frame["points"]), "num_points": np.zeros(1, np.int32)}
+    at = gpu.plan.by_name["points"]
+    with runner:
+        runner.infer(frame)
+        for call in ("cuMemcpyHtoDAsync", "cuGraphLaunch"):
+            gpu.refuses = {call}
+            with pytest.raises(UdxError):
+                runner.infer(fewer)
+            gpu.refuses = set()
+            runner.infer(fewer)
+            assert not gpu.view(min(gpu.blocks) + at.offset, at.dtype, at.shape).any()
+            runner.infer(frame)
 
 
 def test_a_calibration_is_uploaded_when_it_is_new_and_stays(gpu, runner):
@@ -233,7 +282,8 @@ def test_stages_are_timed_on_the_gpu(gpu, runner):
 def test_settings_tell_what_ran(gpu, runner):
     with runner:
         assert runner.settings == {
-            "backend": "tensorrt-rtx", "version": VERSION, "device": "Some GPU", "cuda_graph": "yes",
+            "backend": "tensorrt-rtx", "version": VERSION, "device": "Some GPU", "driver": "a stand-in",
+            "cuda_graph": "yes",
             "segments": len(gpu.plan.segments), "kernels": len(gpu.plan.kernel_steps),
             "arena_bytes": gpu.plan.arena_bytes, "scratch_bytes": max(map(len, list(gpu.blocks.values())[1:])),
         }  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from udx.errors import UdxError
 from udx.runtime.arena import ITEM_BYTES, PlacedTensor
+from udx.runtime.device.driver import Handle
 from udx.runtime.device.errors import remedy
 from udx.runtime.engine_log import Messages, logger
 from udx.runtime.partitioned import SegmentStep
@@ -60,14 +61,14 @@ class LoadedEngine:
             if not self.context.set_tensor_address(name, addresses[name]):
                 raise self._error(f"takes no memory for {name}")
 
-    def enqueue(self, stream: Any) -> None:
+    def enqueue(self, stream: Handle) -> None:
         """Run it on a stream.
 
         Raises:
             UdxError: the library refuses.
         """
         self.messages.clear()
-        if not self.context.execute_async_v3(stream.handle):
+        if not self.context.execute_async_v3(stream):
             raise self._error("does not run")
 
     def layers(self, trt: ModuleType) -> list[str]:

@@ -26,27 +26,24 @@ _REMEDIES: Final = (
 
 
 class CallError(Exception):
-    """A call of the driver through cuda-bindings failed; says so in pycuda's words: ``cuMemAlloc failed: …``."""
+    """A call of the driver failed: ``cuMemAlloc failed: out of memory``."""
+
+
+class OutOfMemory(CallError):
+    """There is not so much memory on the GPU, or not so much on the host that can be page-locked."""
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Let a block call the driver; whatever pycuda and cuda-bindings raise is told as one sentence.
+    """Let a block call the driver; a call that fails is told as one sentence.
 
     Raises:
         UdxError: a call failed.
     """
     try:
         yield
-    except Exception as error:  # pycuda's classes cannot be named before pycuda is imported
-        if not is_of_driver(error):
-            raise
+    except CallError as error:
         raise UdxError(f"{what}: {one_line(error)}; {remedy(str(error))}") from error
-
-
-def is_of_driver(error: Exception) -> bool:
-    """Whether a call of the driver failed, and not udx itself."""
-    return isinstance(error, CallError) or type(error).__module__.partition(".")[0] in ("pycuda", "cuda")
 
 
 def remedy(said: str) -> str:

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
+
+import numpy as np
 
 from udx.errors import UdxError
 from udx.launch import CompiledKernel, KernelFile, KernelLibrary, Launch
-from udx.runtime.device.cuda import Cuda
+from udx.runtime.device.driver import Argument, Driver, Handle
+from udx.runtime.device.errors import CallError
+from udx.runtime.device.memory import Memory
 
 PLAIN_SHARED_BYTES: Final = 48 * 2**10
 """Dynamic shared memory that every kernel may have; for more it must be asked."""
@@ -15,18 +19,25 @@ PLAIN_SHARED_BYTES: Final = 48 * 2**10
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class LoadedKernel:
-    """A function on the GPU and one launch of it; ``module`` is what keeps it there."""
+    """A function on the GPU and one launch of it."""
 
-    module: Any
-    function: Any
+    driver: Driver
+    function: Handle
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared_bytes: int
-    arguments: tuple[int, ...]
+    arguments: tuple[Argument, ...]
 
-    def enqueue(self, stream: Any) -> None:
+    def enqueue(self, stream: Handle) -> None:
         """Launch it on a stream."""
-        self.function.prepared_async_call(self.grid, self.block, stream, *self.arguments, shared_size=self.shared_bytes)
+        self.driver.launch(
+            self.function,
+            grid=self.grid,
+            block=self.block,
+            shared_bytes=self.shared_bytes,
+            stream=stream,
+            arguments=self.arguments,
+        )
 
     def layers(self, _: ModuleType) -> list[str]:
         """How it is launched, in a line."""
@@ -48,7 +59,7 @@ def candidates(library: KernelLibrary, launch: Launch, arch: int) -> Iterator[tu
 
 
 def load_kernel(
-    cuda: Cuda,
+    driver: Driver,
     library: KernelLibrary,
     launch: Launch,
     arch: int,
@@ -57,8 +68,11 @@ def load_kernel(
     shapes: Mapping[str, Sequence[int]],
     inputs: Sequence[int],
     outputs: Sequence[int],
+    memory: Memory,
 ) -> LoadedKernel:
     """Load a kernel for a GPU and fix its launch on inputs and outputs at these addresses.
+
+    ``memory`` unloads it when it is closed.
 
     Raises:
         UdxError: no file of the kernel runs on this GPU.
@@ -66,12 +80,11 @@ def load_kernel(
     reasons = []
     for compiled, file in candidates(library, launch, arch):
         try:
-            # The driver reads PTX up to a zero byte.
-            module = cuda.driver.module_from_buffer(image(file) + (b"\0" if file is compiled.ptx else b""))
-        except cuda.driver.Error as error:
+            module = load_image(driver, compiled, file, image(file), memory)
+        except CallError as error:
             reasons.append(f"{file.name}: {' '.join(str(error).split())[:200]}")
             continue
-        return _launchable(cuda, module, compiled, shapes, inputs, outputs)
+        return launchable(driver, module, compiled, shapes, inputs, outputs)
     raise UdxError(
         f"kernel {launch.kernel} of the plan does not run on a GPU of compute capability {arch // 10}.{arch % 10} "
         f"({'; '.join(reasons) or 'it is compiled for others'}); build the plan again without --arch, or update the "
@@ -79,26 +92,40 @@ def load_kernel(
     )
 
 
-def _launchable(
-    cuda: Cuda,
-    module: Any,
+def load_image(driver: Driver, compiled: CompiledKernel, file: KernelFile, image: bytes, memory: Memory) -> Handle:
+    """Load one of a kernel's two files; ``memory`` unloads it when it is closed.
+
+    Raises:
+        CallError: it does not run on this GPU.
+    """
+    # The driver reads PTX up to a zero byte.
+    module = driver.load_module(image + (b"\0" if file is compiled.ptx else b""))
+    memory.on_close(lambda: driver.unload_module(module))
+    return module
+
+
+def launchable(
+    driver: Driver,
+    module: Handle,
     compiled: CompiledKernel,
     shapes: Mapping[str, Sequence[int]],
     inputs: Sequence[int],
     outputs: Sequence[int],
 ) -> LoadedKernel:
+    """Fix the launch of a kernel that is loaded, for these addresses and for inputs of these shapes."""
     launch = compiled.launch
-    scalars = launch.scalars_for(shapes)
-    function = module.get_function(compiled.entry)
-    function.prepare("P" * len(inputs) + "i" * len(scalars) + "P" * len(outputs))
+    function = driver.find_function(module, compiled.entry)
     if compiled.shared_bytes > PLAIN_SHARED_BYTES:
-        attribute = cuda.driver.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
-        function.set_attribute(attribute, compiled.shared_bytes)
+        driver.allow_shared_bytes(function, compiled.shared_bytes)
     return LoadedKernel(
-        module=module,
+        driver=driver,
         function=function,
         grid=launch.grid_for(shapes),
         block=compiled.block,
         shared_bytes=compiled.shared_bytes,
-        arguments=(*inputs, *scalars, *outputs),
+        arguments=(
+            *(np.uint64(address) for address in inputs),
+            *(np.int32(scalar) for scalar in launch.scalars_for(shapes)),
+            *(np.uint64(address) for address in outputs),
+        ),
     )

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from udx.runtime.device.cuda import Cuda
-from udx.runtime.device.errors import CallError
+from udx.runtime.device.driver import Driver
+from udx.runtime.device.errors import OutOfMemory
 from udx.tensors import TensorSpec
 
 
 class Memory:
     """Takes memory and frees all of it, the last first; a block that cannot be freed any more is let go."""
 
-    def __init__(self, cuda: Cuda) -> None:
-        self._driver = cuda.driver
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
         self._held = ExitStack()
 
     def on_device(self, num_bytes: int, what: str) -> int:
@@ -26,13 +26,12 @@ class Memory:
             CallError: there are not so many.
         """
         try:
-            block = self._driver.mem_alloc(num_bytes)
-        except self._driver.MemoryError as error:
-            raise CallError(f"{error}: {_mib(num_bytes)} for {what}, and {self._free()} free") from error
-        self.on_close(block.free)
-        self._driver.memset_d8(int(block), 0, num_bytes)
-        self._driver.Context.synchronize()  # it is done on the default stream, for which a plan's stream does not wait
-        return int(block)
+            address = self._driver.allocate(num_bytes)
+        except OutOfMemory as error:
+            raise OutOfMemory(f"{error}: {_mib(num_bytes)} for {what}, and {self._free()} free") from error
+        self.on_close(lambda: self._driver.free(address))
+        self._driver.clear(address, num_bytes)
+        return address
 
     def on_host(self, spec: TensorSpec) -> NDArray[Any]:
         """A page-locked array of zeros: the GPU copies from and to it by itself, and a CUDA graph may hold its address.
@@ -41,13 +40,12 @@ class Memory:
             CallError: there is not so much memory that can be locked.
         """
         try:
-            array: NDArray[Any] = self._driver.pagelocked_empty(spec.shape, np.dtype(spec.dtype))
-        except self._driver.MemoryError as error:
-            raise CallError(f"{error}: {_mib(spec.num_bytes)} of page-locked memory for {spec}") from error
-        allocation: Any = array.base
-        self.on_close(allocation.free)
-        array[...] = 0
-        return array
+            buffer = self._driver.allocate_host(spec.num_bytes)
+        except OutOfMemory as error:
+            raise OutOfMemory(f"{error}: {_mib(spec.num_bytes)} of page-locked memory for {spec}") from error
+        self.on_close(lambda: self._driver.free_host(buffer))
+        buffer[...] = 0
+        return buffer.view(np.dtype(spec.dtype)).reshape(spec.shape)
 
     def on_close(self, release: Callable[[], object]) -> None:
         """Have something else released in its turn."""
@@ -59,7 +57,7 @@ class Memory:
 
     def _free(self) -> str:
         with suppress(Exception):
-            return _mib(self._driver.mem_get_info()[0])
+            return _mib(self._driver.free_bytes())
         return "an unknown amount"
 
 

@@ -10,7 +10,8 @@ from udx.data.inputs import Tensors
 from udx.errors import UdxError
 from udx.manifest import Manifest
 from udx.runtime.cuda_driver import cuda_driver, first_device
-from udx.runtime.device.cuda import Device, load_cuda
+from udx.runtime.device.cuda import Device
+from udx.runtime.device.driver import open_driver
 from udx.runtime.device.engines import Library, load_library
 from udx.runtime.device.errors import explained
 from udx.runtime.device.frame import DeviceFrame
@@ -24,7 +25,8 @@ from udx.runtime.runner import Runner
 class DeviceRunner(Runner):
     """Runs a plan that was checked; the file is read and checked again when the runner is activated.
 
-    Activate, infer and deactivate in one thread: pycuda binds memory to it. Several runners share the GPU's context.
+    Activate, infer and deactivate in one thread: a context is current in one, and pycuda binds memory
+    to it. Several runners share the GPU's context.
     """
 
     def __init__(
@@ -63,11 +65,12 @@ class DeviceRunner(Runner):
         gpu = first_device(cuda_driver())
         library = load_library(program.library)
         program.require(library.__version__, gpu)
-        self._device = Device(load_cuda())
+        self._device = Device(open_driver())
         with self._device.current():
             self._frame = DeviceFrame(self._device, program, gpu)
         self._settings |= {
             "device": gpu.name,
+            "driver": self._device.driver.name,
             "cuda_graph": self._frame.graph,
             "segments": sum(isinstance(step, SegmentStep) for step in program.steps),
             "kernels": sum(isinstance(step, KernelStep) for step in program.steps),
