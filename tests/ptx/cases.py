@@ -4,6 +4,7 @@ A case is an operator with its inputs; what is launched and what NumPy's kernels
 interface, so that another kernel behind an operator changes nothing here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -184,3 +185,12 @@ def zeros(dtype: str, *, cells: int = 61, channels: int = 24) -> Case:
     """A map whose size is no multiple of a block."""
     features = cast(np.ones((3, channels), np.float32), dtype)
     return Case(f"pillar_clear-{dtype}-{cells}", PillarClear(cells), {"features": features}, {"features": dtype})
+
+
+def require_equal(case: Case, outputs: Mapping[str, Array]) -> None:
+    """Hold a kernel's outputs to NumPy's, bit for bit."""
+    for output in case.launch.outputs:
+        found, expected = as_float32(outputs[output.name], output.dtype), case.expected[output.name]
+        if output.dtype == "bfloat16":
+            expected = as_float32(cast(expected, output.dtype), output.dtype)
+        np.testing.assert_array_equal(found, expected)

@@ -4,10 +4,9 @@ import dataclasses
 import re
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
-from tests.ptx.cases import ARCHES, Case, as_float32, cast
+from tests.ptx.cases import ARCHES, Case, require_equal
 from tests.ptx.errors import OutOfBounds, PtxError, Race
 from tests.ptx.plan import run_kernel
 from tests.ptx.program import parse
@@ -30,12 +29,7 @@ def test_every_operator_is_tried_in_every_type_and_on_garbage():
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_shipped_kernel_does_what_numpy_does(image_of: ImageOf, case: Case, arch: int):
     """Also no access beyond an input or output, no race, every element written, no input changed."""
-    done = run_kernel(image_of(case.launch, arch), case.inputs, skew=16)
-    for output in case.launch.outputs:
-        found, expected = as_float32(done.outputs[output.name], output.dtype), case.expected[output.name]
-        if output.dtype == "bfloat16":
-            expected = as_float32(cast(expected, output.dtype), output.dtype)
-        np.testing.assert_array_equal(found, expected)
+    require_equal(case, run_kernel(image_of(case.launch, arch), case.inputs, skew=16).outputs)
 
 
 @pytest.mark.parametrize("arch", ARCHES)

@@ -9,6 +9,8 @@
    - a launch must have the block that the image requires, and is recorded with its parameters, whose number and sizes
      are read from the PTX or from the cubin. Kernels compute nothing, but for fake_copy(source, bytes, target).
 
+   The GPU has compute capability 8.9, or UDX_FAKE_CAPABILITY (times ten).
+
    fake_report() writes what is held, what was launched and what was wrong as JSON.
    fake_fail(function, n, status) lets the n-th call of a function from now on fail. */
 
@@ -36,8 +38,6 @@ enum { COPY, FILL, LAUNCH, RECORD };
 
 #define MAX_PARAMETERS 32
 #define MAX_DEPTH 64
-#define CAPABILITY_MAJOR 8
-#define CAPABILITY_MINOR 9
 #define TOTAL_BYTES (1ull << 30)
 
 typedef struct Object Object;
@@ -70,6 +70,12 @@ struct Object {
     Object *module;
     int references;
 };
+
+/* Compute capability times ten. */
+static int capability(void) {
+    const char *given = getenv("UDX_FAKE_CAPABILITY");
+    return given ? atoi(given) : 89;
+}
 
 static Object *objects = NULL;
 static Object primary = {.kind = CONTEXT};
@@ -207,14 +213,14 @@ Result cuDeviceGetUuid_v2(unsigned char *uuid, int device) { memset(uuid, 7 + de
 Result cuDeviceGetAttribute(int *value, int attribute, int device) {
     (void)device;
     ENTER("cuDeviceGetAttribute");
-    *value = attribute == 75 ? CAPABILITY_MAJOR : attribute == 76 ? CAPABILITY_MINOR : attribute == 16 ? 58 : 1;
+    *value = attribute == 75 ? capability() / 10 : attribute == 76 ? capability() % 10 : attribute == 16 ? 58 : 1;
     return SUCCESS;
 }
 
 Result cuDeviceComputeCapability(int *major, int *minor, int device) {
     (void)device;
-    *major = CAPABILITY_MAJOR;
-    *minor = CAPABILITY_MINOR;
+    *major = capability() / 10;
+    *minor = capability() % 10;
     return SUCCESS;
 }
 
@@ -508,7 +514,7 @@ static Result read_ptx(Object *module, const char *text) {
     if (!target) return INVALID_IMAGE;
     char *letter;
     long arch = strtol(target + 11, &letter, 10);
-    int here = 10 * CAPABILITY_MAJOR + CAPABILITY_MINOR;
+    int here = capability();
     if (arch > here || (*letter == 'a' && arch != here)) return NO_BINARY_FOR_GPU;
     for (const char *entry = strstr(text, ".entry "); entry; entry = strstr(entry + 1, ".entry ")) {
         const char *name = entry + 7, *end = strchr(name, '(');
@@ -534,8 +540,8 @@ static Result read_ptx(Object *module, const char *text) {
 static Result read_cubin(Object *module, const unsigned char *image) {
     const Elf64_Ehdr *header = (const void *)image;
     int arch = header->e_ident[EI_ABIVERSION] >= 8 ? (int)(header->e_flags >> 8 & 0xff) : (int)(header->e_flags & 0xff);
-    int here = 10 * CAPABILITY_MAJOR + CAPABILITY_MINOR;
-    if (arch / 10 != CAPABILITY_MAJOR || arch > here) return NO_BINARY_FOR_GPU;
+    int here = capability();
+    if (arch / 10 != here / 10 || arch > here) return NO_BINARY_FOR_GPU;
     const Elf64_Shdr *sections = (const void *)(image + header->e_shoff);
     const char *names = (const char *)image + sections[header->e_shstrndx].sh_offset;
     for (int index = 0; index < header->e_shnum; index++) {
