@@ -399,7 +399,7 @@ def calibrate(ctx: click.Context, /, json_file: Path | None, html_file: Path | N
     type=click.Choice(["onnxruntime"]),
     help="Run the parts between the kernels in ONNX Runtime: a partitioned plan for the CPU.",
 )
-@click.option("--arch", metavar="N,N", help="TensorRT-RTX: compute capabilities × 10  [default: all, 80 and later]")
+@click.option("--arch", metavar="N,N", help="TensorRT-RTX: compute capabilities × 10  [default: all that it supports]")
 @click.option("--level", type=int, help="TensorRT: how long to search for fast kernels, 0 to 5  [default: 3]")
 @click.option("--tf32/--no-tf32", default=None, help="TensorRT: FP32 layers may round their inputs  [default: yes]")
 @click.option("--workspace", type=float, metavar="GIB", help="TensorRT: memory for a layer's own use  [default: all]")

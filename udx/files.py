@@ -25,6 +25,9 @@ CHUNK_BYTES: Final = 2**20
 LEFTOVER_AGE_S: Final = 60.0
 """A partial folder that is younger may belong to a process that has not locked it yet."""
 
+CACHE_VARIABLE: Final = "UDX_CACHE"
+"""Environment variable that names the folder for caches."""
+
 _PARTIAL_NAME: Final = re.compile(r"\.udx-[0-9a-f]{16}\.part")
 _DESCRIPTOR: Final = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")
 _STREAMS: Final = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -216,6 +219,13 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file, then move it to ``path``."""
     with replacing(path) as partial:
         write(partial)
+
+
+def cache_folder() -> Path:
+    """The folder that ``UDX_CACHE`` names, or ``udx`` in the user's folder for caches."""
+    if CACHE_VARIABLE in os.environ:
+        return Path(os.environ[CACHE_VARIABLE])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udx"
 
 
 def write_text(path: Path, text: str) -> None:

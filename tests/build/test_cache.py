@@ -8,8 +8,9 @@ import pytest
 
 from tests.runtime import plan_records
 from tests.runtime.plan_records import GPU, KEY
-from udx.build.cache import EngineCache, cache_folder, deliver
+from udx.build.cache import EngineCache, deliver
 from udx.errors import UdxError
+from udx.files import cache_folder
 from udx.runtime.plan_file import PlanRecord, read_plan, record_path
 
 

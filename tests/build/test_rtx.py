@@ -4,9 +4,10 @@ What cannot be tested here is that they run: an engine is loaded on a GPU only.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from udx.ops import aot
 from udx.runtime import open_engine
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
 from udx.runtime.partitioned import KERNELS, PORTABLE, KernelStep, PartitionedPlan, SegmentStep, read_partitioned
+from udx.runtime.rtx import supported_capabilities
 from udx.tensors import TensorSpec
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'udx[rtx]'")
@@ -172,14 +174,41 @@ def test_an_architecture_of_one_s_own(detector, tmp_path):
 
 @pytest.mark.parametrize("arch", [75, 87, 90, 100])
 def test_no_engine_is_promised_for_a_gpu_that_the_library_does_not_name(detector, tmp_path, arch):
-    assert not hasattr(trt.ComputeCapability, f"SM{arch}") or arch == 75
-    with pytest.raises(UdxError, match=f"TensorRT-RTX builds no engines for --arch {arch}, only for 80,86,89,120,121"):
+    assert (arch in supported_capabilities(trt)) == (arch == 75), "its kernels cannot be compiled"
+    with pytest.raises(
+        UdxError, match=rf"TensorRT-RTX \S+ builds no plans for --arch {arch}, only for 80,86,89,120,121"
+    ):
         build_plan(detector, tmp_path / "student.plan", "tensorrt-rtx", arches=(arch,))
 
 
-def test_the_library_names_the_gpus_that_we_do():
-    assert all(hasattr(trt.ComputeCapability, f"SM{arch}") for arch in rtx.CAPABILITIES)
-    assert set(PORTABLE) <= set(rtx.CAPABILITIES) <= set(aot.PTX_VERSIONS)
+@pytest.mark.parametrize(
+    ("precision", "said"),
+    [
+        ("fp32", "is made for 16-bit types.*udx export --precision fp16"),
+        ("fp8", "documents FP8 for matrix multiplications alone.*or INT8"),
+        ("fp16", None),
+        ("int8", None),
+    ],
+)
+def test_one_sentence_says_what_the_library_makes_of_a_precision(detector, tmp_path, precision, said):
+    built = build_plan(detector, tmp_path / "student.plan", "tensorrt-rtx", arches=(89,))
+    other = replace(built, plan=replace(built.plan, precision=precision))
+    assert other.to_json()["advice"] == other.advice
+    assert (said is None) == (other.advice is None) == ("\n" not in other.summary())
+    if said is not None:
+        assert re.search(said, other.summary().splitlines()[1])
+    on_cpu = build_plan(detector, tmp_path / "cpu.plan")
+    assert on_cpu.plan.precision == "fp32" and on_cpu.advice is None
+
+
+def test_portable_plans_are_for_gpus_that_the_library_supports(monkeypatch):
+    assert set(PORTABLE) <= set(rtx.buildable_capabilities(trt)) <= set(aot.PTX_VERSIONS)
+    monkeypatch.setattr(rtx, "supported_capabilities", lambda library: (86, 89, 120))
+    with pytest.raises(
+        UdxError, match=r"supports no compute capability 8\.0 any more; choose of 86,89,120 with --arch"
+    ):
+        rtx.require_capabilities(trt, ())
+    rtx.require_capabilities(trt, (86,))
 
 
 def test_a_plan_for_a_gpu_does_not_run_on_the_cpu(detector, tmp_path):

@@ -30,7 +30,10 @@ def test_triton_has_its_assembler():
 
 def test_tensorrt_rtx_starts_without_a_gpu():
     pytest.importorskip("tensorrt_rtx_bindings")
-    assert probes.tensorrt_rtx()["builder"] is None
+    found = probes.tensorrt_rtx()
+    assert found["builder"] is None
+    assert {86, 89, 120} <= set(found["capabilities"])
+    assert 70 not in found["capabilities"]
 
 
 def test_the_driver_and_its_gpus(monkeypatch):

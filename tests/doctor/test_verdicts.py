@@ -41,7 +41,7 @@ def everything(**changes) -> dict[str, Probed]:
             }
         ),
         "tensorrt": Probed({"version": "11.1.0.106", "compiled_plugins": True, **engine}),
-        "tensorrt_rtx": Probed({"version": "1.7.1.116", **engine}),
+        "tensorrt_rtx": Probed({"version": "1.7.1.116", "capabilities": [75, 80, 86, 89, 120, 121], **engine}),
         "triton": Probed({"version": "3.9.0", "interprets": False, "assembler": None}),
         "pycuda": Probed({"version": "2026.1", "starts": None}),
         "cuda_bindings": Probed({"version": "13.0.1", "starts": None}),
@@ -75,6 +75,8 @@ def test_where_everything_works_there_is_nothing_to_mend():
         "NVIDIA driver 580.65, for CUDA up to 13.0",
         "Some GPU, compute capability 8.9, 16 GiB",
         "ONNX Runtime has CUDA, CPU",
+        "TensorRT-RTX supports compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1; it is made for 16-bit types "
+        "(udx export --precision fp16) and for INT8",
     ]
     for name in ("onnxruntime", "onnxruntime-cuda", "tensorrt", "tensorrt-rtx"):
         diagnosis.require(name)
@@ -164,16 +166,24 @@ def test_a_tensorrt_that_does_not_start_builds_nothing():
     assert said["tensorrt run"] == YES
 
 
-def test_hopper_is_untried_for_tensorrt_rtx():
+def test_the_library_is_asked_whether_it_supports_the_gpu():
     diagnosis = diagnose(machine(), everything(driver=driver((9, 0), name="NVIDIA H200")))
     said = answers(diagnosis)
     assert said["tensorrt-rtx build"] == YES
-    assert said["tensorrt-rtx run"].verdict == "untried"
-    assert said["tensorrt-rtx run"].why == (
-        "NVIDIA does not list compute capability 9.0 for TensorRT-RTX, and it was not tried"
+    assert said["tensorrt-rtx run"] == no(
+        "it does not support compute capability 9.0, only 7.5, 8.0, 8.6, 8.9, 12.0, 12.1",
+        "use --backend tensorrt or --backend onnxruntime-cuda on this GPU",
     )
     assert said["tensorrt build"] == said["tensorrt run"] == YES
-    assert next(cures(diagnosis)).startswith("untried: run tensorrt-rtx: NVIDIA does not list")
+    assert next(cures(diagnosis)).startswith("cannot run tensorrt-rtx: it does not support compute capability 9.0")
+    newer = Probed(everything()["tensorrt_rtx"].facts | {"capabilities": [89, 90]})
+    assert set(verdicts(diagnose(machine(), everything(driver=driver((9, 0)), tensorrt_rtx=newer))).values()) == {"yes"}
+
+
+def test_a_library_that_cannot_be_asked_says_why():
+    silent = Probed(everything()["tensorrt_rtx"].facts | {"builder": "no memory", "capabilities": None})
+    said = answers(diagnose(machine(), everything(tensorrt_rtx=silent)))
+    assert said["tensorrt-rtx run"].why == "it does not start: no memory"
 
 
 def test_a_gpu_before_ampere_runs_no_plans():

@@ -75,6 +75,6 @@ def _answers() -> Mapping[str, Answer]:
 
 
 def require_runnable(kind: str) -> None:
-    """Skip what cannot run here, with the reason and the cure that ``udx doctor`` gives; what is untried is tried."""
+    """Skip what cannot run here, with the reason and the cure that ``udx doctor`` gives."""
     if kind not in ANYWHERE and (answer := _answers()[kind]).verdict == "no":
         pytest.skip(f"{answer.why}: {'; '.join(answer.mend)}")

@@ -17,6 +17,7 @@ from udx.runtime.identity import identify
     [
         (b"PK\x03\x04", "is damaged or no zip file"),
         (b"ftrt", r"has no record student\.plan\.json beside it"),
+        (b"vtrt", r"has no record student\.plan\.json beside it"),
         (b"ptrt", r"has no record student\.plan\.json beside it"),
         (b"\x00\x00\x00\x00", "is damaged or not an ONNX file"),
     ],

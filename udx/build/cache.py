@@ -13,17 +13,7 @@ from udx.files import write_json, write_with
 from udx.runtime.cuda_driver import CudaDevice
 from udx.runtime.plan_file import EngineKey, PlanFile, PlanRecord, read_plan, record_path
 
-FOLDER: Final = "UDX_CACHE"
-"""Environment variable that names another folder."""
-
 PLAN: Final = "engine.plan"
-
-
-def cache_folder() -> Path:
-    """The folder that ``UDX_CACHE`` names, or ``udx`` in the user's folder for caches."""
-    if FOLDER in os.environ:
-        return Path(os.environ[FOLDER])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "udx"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,9 +121,10 @@ def _has_gpu() -> bool:
 
 def _build_tensorrt(request: Request, display: Display) -> "TensorrtBuild":
     from udx.build.builder import TensorrtSettings
-    from udx.build.cache import EngineCache, cache_folder
+    from udx.build.cache import EngineCache
     from udx.build.precision import require_precision
     from udx.build.tensorrt import build_tensorrt
+    from udx.files import cache_folder
     from udx.runtime.onnx_file import read_onnx
 
     if request.arch:

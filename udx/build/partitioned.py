@@ -24,6 +24,13 @@ from udx.runtime.numpy_kernels import require_kernels
 from udx.runtime.onnx_file import OnnxFile, read_onnx, with_weights_inside
 from udx.runtime.partitioned import INDEX, KERNELS, PORTABLE, Backend, KernelStep, PartitionedPlan, SegmentStep
 
+ADVICE: Final = {
+    "fp32": "TensorRT-RTX is made for 16-bit types, and FP32 is not its fast path: udx export --precision fp16",
+    "fp8": "TensorRT-RTX documents FP8 for matrix multiplications alone, and most layers here are convolutions: prefer "
+    "FP16 (udx export --precision fp16) or INT8 (udx calibrate)",
+}
+"""What a user should know of a plan of TensorRT-RTX in a precision of its file, by NVIDIA's documentation."""
+
 SUFFIXES: Final[Mapping[Backend, str]] = {"onnxruntime": "onnx", "tensorrt-rtx": "engine"}
 
 
@@ -45,6 +52,7 @@ class PartitionedBuild:
             "backend": plan.backend,
             "backend_version": plan.backend_version,
             "precision": plan.precision,
+            "advice": self.advice,
             "onnx_sha256": plan.source_sha256,
             "structure_sha256": plan.structure.sha256,
             "capabilities": list(plan.capabilities),
@@ -63,8 +71,13 @@ class PartitionedBuild:
             described[what] = [str(tensors[name].spec) for name in names]
         return described
 
+    @property
+    def advice(self) -> str | None:
+        """One sentence on the precision of the file, if the backend is made for others."""
+        return ADVICE.get(self.plan.precision) if self.plan.backend == "tensorrt-rtx" else None
+
     def summary(self) -> str:
-        """One line for the terminal."""
+        """One line for the terminal, and the advice if there is any."""
         plan = self.plan
         where = f" for compute capability {', '.join(map(_dotted, plan.capabilities))}" if plan.capabilities else ""
         return (
@@ -72,6 +85,7 @@ class PartitionedBuild:
             f"{_counted(len(plan.segments), 'segment')} for {plan.backend} {plan.backend_version} and "
             f"{_counted(len(plan.kernel_steps), 'kernel')}{where}; "
             f"{plan.arena_bytes / 2**20:.1f} MiB of memory for their tensors"
+            + (f"\n{self.advice}" if self.advice else "")
         )
 
 
@@ -96,8 +110,12 @@ def build_partitioned(
     """
     if backend == "onnxruntime" and arches:
         raise UdxError("plans of ONNX Runtime run on the CPU and take no --arch; leave it out")
-    require_capabilities(arches)
-    version = metadata.version("onnxruntime") if backend == "onnxruntime" else tensorrt_rtx().__version__
+    if backend == "onnxruntime":
+        version = metadata.version("onnxruntime")
+    else:
+        library = tensorrt_rtx()
+        require_capabilities(library, arches)
+        version = library.__version__
     file = read_onnx(path)
     found = require_precision(file.model, path, precision)
     if backend != "onnxruntime":

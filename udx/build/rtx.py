@@ -1,8 +1,8 @@
 """Engines of TensorRT-RTX for the segments of a graph, built ahead of time: no GPU is needed, and no driver.
 
-By default an engine runs on GPUs of compute capability 8.0, 8.6, 8.9 and 12.0, and on later ones; it is finished there
-when it is loaded, in that GPU's own instructions. The library names no 9.0 (Hopper). Engines of one version do not run
-in another. Not yet run on hardware.
+By default an engine runs on all GPUs that the library supports; it is finished there when it is loaded, in that GPU's
+own instructions. Which these are the library is asked (1.7: compute capability 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1, and
+not 9.0). Engines of one version do not run in another. Not yet run on hardware.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from udx.build.builder import TensorrtSettings, serialized_engine
 from udx.build.partition import Segment
 from udx.build.watch import Watch
 from udx.errors import UdxError
+from udx.runtime.partitioned import PORTABLE
+from udx.runtime.rtx import listed, supported_capabilities
 from udx.tensors import TensorSpec
 
 INSTALL: Final = "pip install 'udx[rtx]'"
-CAPABILITIES: Final = (80, 86, 89, 120, 121)
-"""What engines, and the kernels between them, can be built for."""
 
 
 def tensorrt_rtx() -> ModuleType:
@@ -35,15 +35,28 @@ def tensorrt_rtx() -> ModuleType:
     return module
 
 
-def require_capabilities(arches: Sequence[int]) -> None:
-    """Raise ``UdxError`` if there is no engine for one of these compute capabilities."""
+def buildable_capabilities(trt: ModuleType) -> tuple[int, ...]:
+    """Compute capabilities (× 10) for which the library builds engines, and Triton the kernels between them."""
+    from udx.ops.aot import PTX_VERSIONS
+
+    return tuple(capability for capability in supported_capabilities(trt) if capability in PTX_VERSIONS)
+
+
+def require_capabilities(trt: ModuleType, arches: Sequence[int]) -> None:
+    """Raise ``UdxError`` if a plan cannot be built for one of these compute capabilities, or not for all GPUs."""
+    known = buildable_capabilities(trt)
+    only = ",".join(map(str, known))
     for arch in arches:
-        if arch not in CAPABILITIES:
-            known = ",".join(map(str, CAPABILITIES))
+        if arch not in known:
             raise UdxError(
-                f"TensorRT-RTX builds no engines for --arch {arch}, only for {known}; without --arch they are for all "
-                "of them, and for other GPUs there is --backend tensorrt"
+                f"TensorRT-RTX {trt.__version__} builds no plans for --arch {arch}, only for {only}; without --arch "
+                "they are for all of them, and for other GPUs there is --backend tensorrt"
             )
+    if not arches and (missing := [arch for arch in PORTABLE if arch not in known]):
+        raise UdxError(
+            f"TensorRT-RTX {trt.__version__} supports no compute capability {listed(missing)} any more; choose of "
+            f"{only} with --arch"
+        )
 
 
 def build_segment(
@@ -80,7 +93,7 @@ def _configure(trt: ModuleType, config: Any, arches: Sequence[int]) -> None:
     config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.num_compute_capabilities = len(arches)
     for index, arch in enumerate(arches):
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{arch}"), index):
+        if not config.set_compute_capability(trt.ComputeCapability(arch), index):
             raise UdxError(f"{trt.__name__} {trt.__version__} refuses compute capability {arch}; leave --arch out")
 
 

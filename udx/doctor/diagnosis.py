@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 from udx.doctor.machine import Machine
 from udx.errors import UdxError
 
-Verdict = Literal["yes", "no", "untried"]
+Verdict = Literal["yes", "no"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,8 @@ class Library:
 class Diagnosis:
     """Everything that ``udx doctor`` tells.
 
-    ``cuda`` is the newest that the driver runs, ``providers`` are those that ONNX Runtime was built with.
+    ``cuda`` is the newest that the driver runs, ``providers`` are those that ONNX Runtime was built with, and
+    ``rtx_capabilities`` the compute capabilities (× 10) that TensorRT-RTX says it supports.
     """
 
     machine: Machine
@@ -54,6 +55,7 @@ class Diagnosis:
     gpus: tuple[dict[str, Any], ...]
     gpu: Answer
     providers: tuple[str, ...]
+    rtx_capabilities: tuple[int, ...]
     backends: tuple[Backend, ...]
     libraries: tuple[Library, ...]
 

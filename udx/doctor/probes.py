@@ -54,10 +54,13 @@ def tensorrt() -> Facts:
 
 
 def tensorrt_rtx() -> Facts:
-    """Version, and whether builder and runtime start."""
+    """Version, whether builder and runtime start, and the compute capabilities (× 10) that the library supports."""
     import tensorrt_rtx_bindings as trt
 
-    return _engine_library(trt)
+    from udx.runtime.rtx import supported_capabilities
+
+    found = _engine_library(trt)
+    return found | {"capabilities": None if found["builder"] else supported_capabilities(trt)}
 
 
 def triton() -> Facts:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from udx.console import say, table
 from udx.doctor.diagnosis import Answer, Backend, Diagnosis, Library
+from udx.runtime.rtx import MADE_FOR, listed
 
 
 def show(diagnosis: Diagnosis) -> None:
@@ -45,6 +46,8 @@ def machine_lines(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.providers:
         names = (provider.removesuffix("ExecutionProvider") for provider in diagnosis.providers)
         yield f"ONNX Runtime has {', '.join(names)}"
+    if diagnosis.rtx_capabilities:
+        yield f"TensorRT-RTX supports compute capability {listed(diagnosis.rtx_capabilities)}; {MADE_FOR}"
 
 
 def cures(diagnosis: Diagnosis) -> Iterator[str]:
@@ -62,7 +65,6 @@ def cures_of(backends: Iterable[Backend], libraries: Iterable[Library] = ()) -> 
         subjects.setdefault(library.works, []).append(f"use {library.name} ({library.needed_for})")
     missing = {answer: names for answer, names in subjects.items() if answer.verdict != "yes"}
     for answer, names in missing.items():
-        lead = "untried: " if answer.verdict == "untried" else "cannot "
-        yield f"{lead}{', '.join(names)}: {answer.why}"
+        yield f"cannot {', '.join(names)}: {answer.why}"
     for command in dict.fromkeys(command for answer in missing for command in answer.mend):
         yield f"    {command}"

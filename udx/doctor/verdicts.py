@@ -7,16 +7,16 @@ from typing import Final
 from udx.doctor.ask import Probed
 from udx.doctor.diagnosis import YES, Answer, Backend, Diagnosis, Library, all_of, in_turn, no
 from udx.doctor.machine import Machine
+from udx.runtime.rtx import OTHER_BACKENDS, listed
 
 INSTALL_DRIVER: Final = (
     "sudo ubuntu-drivers install (Debian: sudo apt install nvidia-driver; in a container: docker run --gpus all)"
 )
+REINSTALL_RTX: Final = "pip install --force-reinstall tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
 SHOW_GPU: Final = "unset CUDA_VISIBLE_DEVICES, or go to a machine with an NVIDIA GPU"
 OLDEST_TENSORRT: Final = (10, 15)
 OLDEST_GPU: Final = (8, 0)
 """What the PTX in plans is compiled for."""
-RTX_MAJORS: Final = (8, 12)
-"""NVIDIA's documentation of TensorRT-RTX lists compute capabilities 8.x and 12.x, besides 7.5."""
 
 
 def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
@@ -44,6 +44,7 @@ def diagnose(machine: Machine, probed: Mapping[str, Probed]) -> Diagnosis:
             _tensorrt(probed["tensorrt"], driver, gpu, kernels, launcher),
             _tensorrt_rtx(probed["tensorrt_rtx"], driver, gpu, kernels, launcher),
         ),
+        rtx_capabilities=tuple(probed["tensorrt_rtx"].facts.get("capabilities") or ()),
         providers=tuple(probed["onnxruntime"].facts.get("providers", ())),
         libraries=(
             _library("triton", "the kernels of plans, and training on a GPU", probed["triton"], triton),
@@ -142,29 +143,27 @@ def _tensorrt(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer, laun
 
 def _tensorrt_rtx(probed: Probed, driver: Probed, gpu: Answer, kernels: Answer, launcher: Answer) -> Backend:
     library = _loads(probed, "pip install 'udx[rtx]'")
-    reinstall = "pip install --force-reinstall tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"
     return Backend(
         name="tensorrt-rtx",
         version=probed.facts.get("version"),
-        build=in_turn(all_of(library, kernels), _starts(probed.facts.get("builder"), reinstall)),
+        build=in_turn(all_of(library, kernels), _starts(probed.facts.get("builder"), REINSTALL_RTX)),
         run=in_turn(
             all_of(library, launcher),
-            _starts(probed.facts.get("runtime"), reinstall),
-            _listed_by_rtx(driver, gpu),
+            _starts(probed.facts.get("runtime"), REINSTALL_RTX),
+            _supported_by_rtx(probed, driver, gpu),
         ),
     )
 
 
-def _listed_by_rtx(driver: Probed, gpu: Answer) -> Answer:
-    if gpu.verdict != "yes" or _capability(driver)[0] in RTX_MAJORS:
+def _supported_by_rtx(probed: Probed, driver: Probed, gpu: Answer) -> Answer:
+    """What the library says of the GPU; where its builder does not start, it could not be asked."""
+    supported = probed.facts.get("capabilities")
+    if gpu.verdict != "yes" or supported is None:
+        return _starts(probed.facts.get("builder"), REINSTALL_RTX)
+    major, minor = _capability(driver)
+    if 10 * major + minor in supported:
         return YES
-    return Answer(
-        verdict="untried",
-        why="NVIDIA does not list compute capability {}.{} for TensorRT-RTX, and it was not tried".format(
-            *_capability(driver)
-        ),
-        mend=("udx build student.onnx --backend tensorrt-rtx && udx bench --engine student.plan",),
-    )
+    return no(f"it does not support compute capability {major}.{minor}, only {listed(supported)}", OTHER_BACKENDS)
 
 
 # -- libraries ---------------------------------------------------------------------------------------------------------

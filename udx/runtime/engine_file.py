@@ -9,8 +9,9 @@ from udx.runtime.onnx_file import OnnxFile, read_onnx
 from udx.runtime.partitioned import PartitionedFile, read_partitioned
 from udx.runtime.plan_file import PlanFile, has_record, read_plan
 
-TENSORRT: Final = (b"ftrt", b"ptrt")
-"""How engines of TensorRT and of TensorRT-RTX begin, as far as is known; a record beside one tells it, too."""
+TENSORRT: Final = (b"ftrt", b"ptrt", b"vtrt")
+"""How engines of TensorRT begin, as far as is known, and those of TensorRT-RTX (``vtrt``, which udx keeps in a zip); a
+record beside one tells it, too."""
 
 EngineFile = OnnxFile | PartitionedFile | PlanFile
 

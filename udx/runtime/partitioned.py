@@ -34,7 +34,10 @@ KERNELS: Final = "kernels/"
 """Folder of the kernels within the zip."""
 
 PORTABLE: Final = (80, 86, 89, 120)
-"""Compute capabilities (× 10) of engines that are built for none in particular: they run on later ones, too."""
+"""Compute capabilities (× 10) that the kernels of portable plans are compiled for; later GPUs take their PTX.
+
+On which GPUs a portable engine runs the library says: see ``udx.runtime.rtx``.
+"""
 
 Backend = Literal["onnxruntime", "tensorrt-rtx"]
 

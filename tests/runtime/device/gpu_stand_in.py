@@ -25,6 +25,11 @@ from udx.runtime.partitioned import PartitionedPlan
 from udx.tensors import tensor_spec
 
 PAGE = 4096
+DIAGNOSTICS = {
+    "VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4, "OLD_CUDA_RUNTIME": 8,
+    "INSUFFICIENT_GPU_MEMORY": 16, "MALFORMED_ENGINE": 32, "CUDA_ERROR": 64,
+}  # fmt: skip
+"""As TensorRT-RTX 1.7 has them; ``tests/runtime/test_rtx.py`` holds them to the library."""
 Operation = tuple[tuple[Any, ...], Callable[[], None]]
 """What is recorded of an operation, and the operation."""
 
@@ -40,6 +45,10 @@ class Gpu:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     fails: dict[int, str] = field(default_factory=dict)
     lost: str | None = None
+    supported: tuple[int, ...] = (75, 80, 86, 89, 120, 121)
+    validity: tuple[str, int] = ("VALID", 0)
+    capturable: bool = True
+    compiled: list[str] = field(default_factory=list)
     refuses: set[str] = field(default_factory=set)
     blocks: dict[int, np.ndarray] = field(default_factory=dict)
     locked: dict[int, int] = field(default_factory=dict)
@@ -333,6 +342,8 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
     mode = IntEnum("TensorIOMode", "NONE INPUT OUTPUT", start=0)
     severity = IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE", start=0)
     layer_format = IntEnum("LayerInformationFormat", "ONELINE JSON", start=0)
+    validity = IntEnum("EngineValidity", "VALID SUBOPTIMAL INVALID", start=0)
+    diagnostics = IntEnum("EngineInvalidityDiagnostics", DIAGNOSTICS)
     strategy = IntEnum("ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED", start=0)
 
     class ILogger:
@@ -344,6 +355,8 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
         def __init__(self, engine: "Engine") -> None:
             self.engine, self.scratch = engine, (0, 0)
             self.addresses: dict[str, int] = {}
+            if name == "tensorrt_rtx_bindings":
+                self.is_stream_capturable = lambda stream: stream in gpu.streams and gpu.capturable
 
         def set_device_memory(self, address: int, size: int) -> None:
             gpu.view(address, np.uint8, (size,))
@@ -402,9 +415,48 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
         def get_tensor_dtype(self, tensor: str) -> Any:
             return np.dtype(self.specs[tensor].dtype)
 
+        def create_runtime_config(self) -> "RuntimeConfig":
+            return RuntimeConfig()
+
         def create_execution_context(self, how: Any) -> Context | None:
+            if isinstance(how, RuntimeConfig):
+                how.cache.compile("+".join(self.nodes))
+                how = how.strategy
             assert how is strategy.USER_MANAGED, "memory of its own would be allocated"
             return None if gpu.call("create_execution_context") else Context(self)
+
+    class RuntimeCache:
+        def __init__(self) -> None:
+            self.held: list[str] = []
+
+        def deserialize(self, content: bytes) -> bool:
+            version, *held = content.decode().split("\n")
+            if version != f"{trt.__version__} {gpu.capability}":
+                return False
+            self.held = held
+            return True
+
+        def serialize(self) -> memoryview:
+            return memoryview("\n".join([f"{trt.__version__} {gpu.capability}", *self.held]).encode())
+
+        def compile(self, what: str) -> None:
+            if what not in self.held:
+                gpu.compiled.append(what)
+                self.held.append(what)
+
+    class RuntimeConfig:
+        def __init__(self) -> None:
+            self.strategy, self.cache = strategy.STATIC, None
+
+        def set_execution_context_allocation_strategy(self, how: Any) -> None:
+            self.strategy = how
+
+        def create_runtime_cache(self) -> RuntimeCache:
+            return RuntimeCache()
+
+        def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+            self.cache = cache
+            return True
 
     class Inspector:
         def __init__(self, engine: Engine) -> None:
@@ -420,12 +472,37 @@ def tensorrt_module(gpu: Gpu, name: str) -> ModuleType:
             if gpu.call("createInferRuntime"):
                 raise TypeError("pybind11::init(): factory function returned nullptr")
 
+        def get_engine_validity(self, content: bytes) -> tuple[Any, int]:
+            word, found = gpu.validity
+            if failure := gpu.call("get_engine_validity"):
+                self.log.log(severity.INTERNAL_ERROR, f"Error reading CUDA GPU properties: {failure}")
+                return validity.INVALID, 0
+            return validity[word], found
+
         def deserialize_cuda_engine(self, content: bytes) -> Engine | None:
             if failure := gpu.call("deserialize_cuda_engine"):
                 self.log.log(severity.ERROR, f"Error Code 1: {failure}")
                 return None
             return Engine(content, self.log)
 
+    class Config:
+        num_compute_capabilities = 0
+
+        def set_compute_capability(self, capability: int, index: int) -> bool:
+            assert index < self.num_compute_capabilities
+            return capability in gpu.supported
+
+    class Builder:
+        def __init__(self, log: ILogger) -> None: ...  # needs no GPU
+
+        def create_builder_config(self) -> Config:
+            return Config()
+
+    if name == "tensorrt_rtx_bindings":
+        trt.EngineValidity, trt.EngineInvalidityDiagnostics = validity, diagnostics
+        trt.ComputeCapability, trt.Builder = int, Builder
+    else:
+        del Engine.create_runtime_config, Runtime.get_engine_validity
     trt.__version__ = gpu.versions[name]
     trt.ILogger, trt.Runtime, trt.TensorIOMode = ILogger, Runtime, mode
     trt.ExecutionContextAllocationStrategy = strategy

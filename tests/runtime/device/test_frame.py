@@ -283,7 +283,7 @@ def test_settings_tell_what_ran(gpu, runner):
     with runner:
         assert runner.settings == {
             "backend": "tensorrt-rtx", "version": VERSION, "device": "Some GPU", "driver": "a stand-in",
-            "cuda_graph": "yes",
+            "cuda_graph": "yes", "engines": "valid", "runtime_cache": "compiled",
             "segments": len(gpu.plan.segments), "kernels": len(gpu.plan.kernel_steps),
             "arena_bytes": gpu.plan.arena_bytes, "scratch_bytes": max(map(len, list(gpu.blocks.values())[1:])),
         }  # fmt: skip

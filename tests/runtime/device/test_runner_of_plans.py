@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import sys
 
 import numpy as np
@@ -133,12 +134,110 @@ def test_versions_and_gpus_that_a_plan_was_not_built_for(monkeypatch, plan, tmp_
 def test_a_newer_gpu_takes_the_ptx_and_an_older_of_the_family_the_cubin(monkeypatch, plan):
     found = read_partitioned(plan).plan
     for capability, arch in (((9, 0), 89), ((8, 0), 80), ((8, 7), 86), ((12, 0), 120)):
-        gpu = Gpu(plan=found, capability=capability)
+        gpu = Gpu(plan=found, capability=capability, supported=(80, 87, 90, 120))
         install(monkeypatch, gpu)
         with open_engine(plan) as runner:
             assert len(runner.detect(frame_of(runner.manifest))) == runner.manifest.max_boxes
         launched = {facts[1] for facts in gpu.done if facts[0] == "launch"}
         assert launched == {f"{step.launch.kernel}_{arch}" for step in found.kernel_steps}
+
+
+def test_a_gpu_that_the_library_does_not_support_is_refused_before_anything_is_loaded(monkeypatch, plan):
+    gpu = Gpu(plan=read_partitioned(plan).plan, capability=(9, 0))
+    install(monkeypatch, gpu)
+    refused(
+        plan,
+        r"^TensorRT-RTX 1\.7\.1\.116 does not support compute capability 9\.0 \(Some GPU\), only 7\.5, 8\.0, 8\.6, "
+        r"8\.9, 12\.0, 12\.1; use --backend tensorrt or --backend onnxruntime-cuda on this GPU$",
+    )
+    assert gpu.calls == []
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (2, r"it does not support this GPU's .*; build the plan again without --arch, or use --backend tensorrt or"),
+        (1, "is of another version of the library; build the plan again with the TensorRT-RTX that is here"),
+        (4, "the NVIDIA driver is too old for it; update the NVIDIA driver"),
+        (8, "the CUDA runtime is too old for it; update the NVIDIA driver, and pip install"),
+        (16, "the GPU has too little memory; free memory on the GPU"),
+        (32, "the engine is damaged; copy the plan again, or build it again"),
+        (64, "does not work; see udx doctor"),
+        (2 | 32, "or the engine is for others, and the engine is damaged; build the plan again without --arch"),
+        (0, "it gives no reason; see udx doctor"),
+    ],
+)
+def test_what_the_library_says_of_an_engine_is_told_with_the_right_advice(gpu, plan, found, said):
+    gpu.validity = "INVALID", found
+    refused(plan, rf"^segment-\d of .* does not run here, says TensorRT-RTX 1\.7\.1\.116: .*{said}")
+    assert "deserialize_cuda_engine" not in [call[0] for call in gpu.calls]
+    assert gpu.leaks == {}
+
+
+def test_an_engine_that_would_be_faster_if_it_were_built_here_runs_and_is_told(gpu, plan):
+    gpu.validity = "SUBOPTIMAL", 0
+    with open_engine(plan) as runner:
+        assert runner.settings["engines"] == "suboptimal"
+
+
+def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(monkeypatch, gpu, plan, cache):
+    def started(gpu: Gpu) -> tuple[str, int]:
+        before = len(gpu.compiled)
+        with open_engine(plan) as runner:
+            assert len(runner.detect(frame_of(runner.manifest))) == runner.manifest.max_boxes
+            return runner.settings["runtime_cache"], len(gpu.compiled) - before
+
+    segments = len(gpu.plan.segments)
+    assert started(gpu) == ("compiled", segments)
+    assert started(gpu) == started(gpu) == ("found", 0)
+    files = sorted(cache.rglob("*.cache"))
+    assert [path.parent.name for path in files] == ["tensorrt-rtx-1.7.1.116-Some-GPU-89"] * segments
+    for damage in (lambda whole: whole[:-3], lambda whole: whole[:40], lambda whole: b"", lambda whole: whole + b"x"):
+        whole = files[0].read_bytes()
+        files[0].write_bytes(damage(whole))
+        assert started(gpu) == ("compiled", 1)
+        assert files[0].read_bytes() == whole, "and is mended"
+    other = Gpu(plan=gpu.plan, capability=(8, 6))
+    install(monkeypatch, other)
+    for path in files:  # of another GPU, under this one's name: it is the library that refuses
+        there = path.parent.with_name("tensorrt-rtx-1.7.1.116-Some-GPU-86") / path.name
+        there.parent.mkdir(exist_ok=True)
+        there.write_bytes(path.read_bytes())
+    assert started(other) == ("compiled", segments)
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(gpu, plan, cache):
+    cache.mkdir()
+    (cache / "runtime").write_text("no folder")
+    with open_engine(plan) as runner:
+        assert runner.settings["runtime_cache"].startswith("not kept: cannot write ")
+        assert runner.settings["cuda_graph"] == "yes"
+    assert gpu.leaks == {}
+
+
+def test_caches_make_room(gpu, plan, cache, monkeypatch):
+    old = cache / "runtime" / "tensorrt-rtx-1.6.0-Some-GPU-89" / "0.cache"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(bytes(1000))
+    os.utime(old, (1, 1))
+    monkeypatch.setattr("udx.runtime.device.runtime_cache.MAX_BYTES", 1000)
+    with open_engine(plan) as runner:
+        assert runner.settings["runtime_cache"] == "compiled"
+    assert not old.exists()
+    assert len(list(cache.rglob("*.cache"))) == len(gpu.plan.segments)
+
+
+def test_an_engine_that_cannot_be_captured_is_asked_before_and_enqueued_step_by_step(gpu, plan):
+    with open_engine(plan) as runner:
+        frame = frame_of(runner.manifest)
+        expected = runner.infer(frame)["scores"]
+    gpu.capturable = False
+    begun = len(gpu.calls)
+    with open_engine(plan) as runner:
+        assert runner.settings["cuda_graph"] == "no: TensorRT-RTX says that segment-0 cannot be captured"
+        np.testing.assert_array_equal(runner.infer(frame)["scores"], expected)
+    assert "cuStreamBeginCapture" not in [call[0] for call in gpu.calls[begun:]]
+    assert gpu.leaks == {}
 
 
 def test_targets_with_a_letter_run_on_their_own_architecture_alone(plan):

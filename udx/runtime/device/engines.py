@@ -3,18 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal
 
 from udx.errors import UdxError
 from udx.runtime.arena import ITEM_BYTES, PlacedTensor
+from udx.runtime.cuda_driver import CudaDevice
 from udx.runtime.device.driver import Handle
 from udx.runtime.device.errors import remedy
+from udx.runtime.device.runtime_cache import RuntimeCache, cache_path
 from udx.runtime.engine_log import Messages, logger
 from udx.runtime.partitioned import SegmentStep
+from udx.runtime.rtx import MODULE, require_valid
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
-MODULES: Final[Mapping[Library, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+MODULES: Final[Mapping[Library, str]] = {"tensorrt": "tensorrt", "tensorrt-rtx": MODULE}
 INSTALL: Final[Mapping[Library, str]] = {"tensorrt": "pip install tensorrt", "tensorrt-rtx": "pip install 'udx[rtx]'"}
 
 
@@ -34,7 +38,8 @@ def load_library(name: Library) -> ModuleType:
 class LoadedEngine:
     """An engine, its context, and the step that it does; ``bind`` comes before ``enqueue``.
 
-    ``runtime`` is held because it must outlive the engine.
+    ``runtime`` is held because it must outlive the engine. ``validity`` is the library's word: ``valid``, or
+    ``suboptimal``. ``runtime_cache`` keeps what TensorRT-RTX compiles when the engine is started.
     """
 
     step: SegmentStep
@@ -43,6 +48,8 @@ class LoadedEngine:
     engine: Any
     context: Any
     messages: Messages
+    validity: str = "valid"
+    runtime_cache: RuntimeCache | None = None
 
     @property
     def scratch_bytes(self) -> int:
@@ -71,6 +78,25 @@ class LoadedEngine:
         if not self.context.execute_async_v3(stream):
             raise self._error("does not run")
 
+    def require_capturable(self, stream: Handle) -> None:
+        """Ask the library whether a stream that the engine runs on can be captured.
+
+        Raises:
+            UdxError: it says no. TensorRT is not asked: it has no such question.
+        """
+        asked = getattr(self.context, "is_stream_capturable", None)
+        if asked is not None and not asked(stream):
+            raise UdxError(f"TensorRT-RTX says that {self.step.name} cannot be captured")
+
+    def save_runtime_cache(self) -> None:
+        """Keep what was compiled for the next start.
+
+        Raises:
+            UdxError: the folder for caches cannot be written.
+        """
+        if self.runtime_cache is not None:
+            self.runtime_cache.save()
+
     def layers(self, trt: ModuleType) -> list[str]:
         """A line per layer with its tactic, as the library's inspector tells them; ``trt`` is the library."""
         inspector = self.engine.create_engine_inspector()
@@ -89,8 +115,10 @@ class LoadedEngine:
 class EngineLoader:
     """A library's runtime; engines are of the very version that built them."""
 
-    def __init__(self, trt: ModuleType) -> None:
+    def __init__(self, trt: ModuleType, library: Library, gpu: CudaDevice) -> None:
         self._trt = trt
+        self._is_rtx = library == "tensorrt-rtx"
+        self._gpu = gpu
         log, self._messages = logger(trt)
         self._messages.clear()
         try:
@@ -105,15 +133,32 @@ class EngineLoader:
         Raises:
             UdxError: the library refuses it, or it is not what the plan says.
         """
+        validity = "valid"
+        if self._is_rtx:
+            validity = require_valid(self._trt, self._runtime, content, f"{step.name} of {source}")
         self._messages.clear()
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise self._refused(step, source, "cannot be loaded")
         self._require_same(step, engine, source, tensors)
-        context = engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        how, cache = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED, None
+        if self._is_rtx:
+            how, cache = self._with_cache(engine, how, cache_path(self._trt.__version__, self._gpu, step.sha256))
+        context = engine.create_execution_context(how)
         if context is None:
             raise self._refused(step, source, "cannot be started")
-        return LoadedEngine(step, source, self._runtime, engine, context, self._messages)
+        return LoadedEngine(
+            step, source, self._runtime, engine, context, self._messages, validity=validity, runtime_cache=cache
+        )
+
+    def _with_cache(self, engine: Any, strategy: Any, path: Path) -> tuple[Any, RuntimeCache]:
+        """How to make a context that takes from a runtime cache what was compiled before, and compiles into it."""
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        found = config.create_runtime_cache()
+        cache = RuntimeCache(found, path)
+        config.set_runtime_cache(found)
+        return config, cache
 
     def _refused(self, step: SegmentStep, source: str, what: str) -> UdxError:
         said = "; ".join(self._messages.errors[-2:]) or "it gives no reason"

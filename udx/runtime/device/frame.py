@@ -48,6 +48,7 @@ class DeviceFrame:
         self._driver = device.driver
         self._memory = Memory(device.driver)
         self._steps: list[_Enqueueable] = []
+        self._engines: list[LoadedEngine] = []
         self._stream: Handle | None = None
         try:
             with explained(f"{program.path} cannot be made ready on the GPU"):
@@ -75,11 +76,12 @@ class DeviceFrame:
         self._clock.record(0, captured=False)
         self._enqueue(stream, captured=False)
         self._driver.synchronize(stream)
+        self.runtime_cache = self._saved_runtime_caches()
         self._launch, self.graph = self._captured(stream)
 
     def _load_steps(self, program: Program, gpu: CudaDevice) -> None:
-        loader = EngineLoader(load_library(program.library))
-        engines: list[LoadedEngine] = []
+        loader = EngineLoader(load_library(program.library), program.library, gpu)
+        engines = self._engines
         for step in program.steps:
             match step:
                 case SegmentStep():
@@ -93,7 +95,7 @@ class DeviceFrame:
         scratch = self._memory.on_device(self.scratch_bytes, "the engines") if self.scratch_bytes else 0
         for engine in engines:
             engine.bind(self._addresses, scratch, self.scratch_bytes)
-        self._memory.on_close(self._steps.clear)  # engines and modules go before the memory that they use
+        self._memory.on_close(self._release_engines)  # before the memory that they use
 
     def layers(self, library: ModuleType) -> list[str]:
         """What runs, in order: each engine's layers, and the kernels between them."""
@@ -117,10 +119,33 @@ class DeviceFrame:
     def _captured(self, stream: Handle) -> tuple[Callable[[], None], str]:
         """How a frame is launched, and whether that is a graph."""
         try:
+            for engine in self._engines:
+                engine.require_capturable(stream)
             graph = FrameGraph(self._driver, stream, lambda: self._enqueue(stream, captured=True), self._memory)
         except (CallError, UdxError) as error:
             return lambda: self._enqueue(stream, captured=False), f"no: {one_line(error)}"
         return graph.launch, "yes"
+
+    def _saved_runtime_caches(self) -> str | None:
+        """What is said of the runtime caches: whether they were found on disk, or why they are not kept."""
+        caches = [engine.runtime_cache for engine in self._engines if engine.runtime_cache is not None]
+        if not caches:
+            return None
+        try:
+            for engine in self._engines:
+                engine.save_runtime_cache()
+        except UdxError as error:
+            return f"not kept: {one_line(error)}"
+        return "found" if all(cache.found for cache in caches) else "compiled"
+
+    @property
+    def validity(self) -> str:
+        """The library's word on the engines: ``valid``, or ``suboptimal`` if one would be faster if built here."""
+        return max((engine.validity for engine in self._engines), default="valid", key=lambda word: word != "valid")
+
+    def _release_engines(self) -> None:
+        self._steps.clear()
+        self._engines.clear()
 
     def _enqueue(self, stream: Handle, *, captured: bool) -> None:
         """Everything that a frame does on the GPU but what depends on the frame: see ``run``."""
@@ -195,5 +220,5 @@ class DeviceFrame:
             with suppress(Exception):
                 self._driver.synchronize(self._stream)
         self._memory.close()
-        self._steps.clear()
+        self._release_engines()
         self._stream = None

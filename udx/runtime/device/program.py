@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from udx.errors import UdxError
 from udx.launch import KernelFile, KernelLibrary
@@ -13,6 +14,7 @@ from udx.runtime.partitioned import PartitionedFile, SegmentStep
 from udx.runtime.partitioned import require_runnable as require_runnable_bundle
 from udx.runtime.plan_file import PlanFile
 from udx.runtime.plan_file import require_runnable as require_runnable_plan
+from udx.runtime.rtx import require_supported
 from udx.tensors import TensorSpec
 
 
@@ -21,7 +23,7 @@ class Program:
     """A plan in memory.
 
     ``engines`` are serialized, by the ``file`` of their step; ``image`` gives a file of ``kernels``; ``require``
-    refuses a version of the library and a GPU that the plan was not built for.
+    refuses a library and a GPU that the plan was not built for.
     """
 
     path: Path
@@ -34,7 +36,7 @@ class Program:
     engines: Mapping[str, bytes]
     kernels: KernelLibrary | None
     image: Callable[[KernelFile], bytes]
-    require: Callable[[str, CudaDevice], None]
+    require: Callable[[ModuleType, CudaDevice], None]
 
 
 def program_of_bundle(file: PartitionedFile) -> Program:
@@ -51,7 +53,7 @@ def program_of_bundle(file: PartitionedFile) -> Program:
         engines={step.file: file.members[step.file] for step in plan.segments},
         kernels=plan.kernels,
         image=file.image,
-        require=lambda version, device: require_runnable_bundle(file, version, device),
+        require=lambda library, device: _require_bundle(file, library, device),
     )
 
 
@@ -89,8 +91,13 @@ def program_of_plan(file: PlanFile) -> Program:
         engines={step.file: content},
         kernels=None,
         image=no_image,
-        require=lambda version, device: require_runnable_plan(file, version, device),
+        require=lambda library, device: require_runnable_plan(file, library.__version__, device),
     )
+
+
+def _require_bundle(file: PartitionedFile, library: ModuleType, device: CudaDevice) -> None:
+    require_supported(library, device.arch, device.name)
+    require_runnable_bundle(file, library.__version__, device)
 
 
 def _in_a_row(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, PlacedTensor], int]:

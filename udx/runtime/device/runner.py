@@ -64,7 +64,7 @@ class DeviceRunner(Runner):
         program = self._load()
         gpu = first_device(cuda_driver())
         library = load_library(program.library)
-        program.require(library.__version__, gpu)
+        program.require(library, gpu)
         self._device = Device(open_driver())
         with self._device.current():
             self._frame = DeviceFrame(self._device, program, gpu)
@@ -72,6 +72,8 @@ class DeviceRunner(Runner):
             "device": gpu.name,
             "driver": self._device.driver.name,
             "cuda_graph": self._frame.graph,
+            "engines": self._frame.validity,
+            "runtime_cache": self._frame.runtime_cache,
             "segments": sum(isinstance(step, SegmentStep) for step in program.steps),
             "kernels": sum(isinstance(step, KernelStep) for step in program.steps),
             "arena_bytes": program.arena_bytes,
