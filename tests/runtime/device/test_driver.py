@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.build.detectors import write_detector
+from tests.build.plans import build_plan
 from tests.runtime.device.fake_cuda import run_on_fake
 from udx.doctor.ask import is_installed
 from udx.errors import UdxError
@@ -14,14 +16,41 @@ from udx.runtime.device.driver import open_driver
 CONTRACT = Path(__file__).with_name("driver_contract.py")
 
 
-@pytest.mark.parametrize("kind", ["bindings", "pycuda", "pycuda-stand-in"])
-def test_every_implementation_keeps_the_contract(kind):
+KINDS = ("bindings", "pycuda", "pycuda-stand-in")
+
+
+def require_installed(kind: str) -> None:
     needed = {"bindings": "cuda.bindings", "pycuda": "pycuda"}.get(kind)
     if needed is not None and not is_installed(needed):
         pytest.skip(f"{needed} is not installed")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_implementation_keeps_the_contract(kind):
+    require_installed(kind)
     done = run_on_fake("-m", "pytest", "-p", "no:cacheprovider", "-rfE", str(CONTRACT), UDX_DRIVER=kind)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout or "[100%]" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of TensorRT-RTX, built by the library itself."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'udx[rtx]'")
+    pytest.importorskip("triton", reason="compiles the kernels of plans")
+    folder = tmp_path_factory.mktemp("plan")
+    detector = write_detector(folder / "student.onnx")
+    return build_plan(detector, folder / "student.plan", "tensorrt-rtx", arches=(89,)).path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_plan_runs_on_the_fake_driver_and_leaves_nothing(plan, kind):
+    require_installed(kind)
+    program = str(Path(__file__).with_name("plan_on_fake.py"))
+    options = ("-m", "pytest", "-p", "no:cacheprovider", "-rfE")
+    done = run_on_fake(*options, program, UDX_DRIVER=kind, UDX_PLAN=str(plan))
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "1 passed" in done.stdout
 
 
 @pytest.mark.parametrize(
