@@ -64,6 +64,16 @@ def with_overrides(config: T, assignments: Iterable[str]) -> T:
     return built
 
 
+def has_field(config: Any, path: str) -> bool:
+    """Whether a configuration has the field that ``--set path=…`` would change."""
+    target: Any = to_plain(config)
+    for name in path.split("."):
+        if not isinstance(target, dict) or name not in target:
+            return False
+        target = target[name]
+    return True
+
+
 def _assign(plain: dict[str, Any], assignment: str) -> None:
     """Change one field of a configuration in plain form."""
     path, separator, text = assignment.partition("=")

@@ -24,6 +24,7 @@ from udx.train.acceleration import join_processes
 from udx.train.examiner import Examiner
 from udx.train.keeping import require_free
 from udx.train.loop import Job, Progress, train
+from udx.train.matching import shared_overrides, stands_for
 from udx.train.methods import METHODS
 from udx.train.recipes import RECIPES, RunConfig
 from udx.train.rehearsal import Rehearsal, device_name, rehearse, steps_of
@@ -103,7 +104,7 @@ def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
         run,
         teacher=teacher,
         start=Run(request.start) if request.start else None,
-        alone=find_alone(request.recipe, request.student, data) if teacher else None,
+        alone=find_alone(config, data) if teacher else None,
         teacher_cache=request.teacher_cache,
         resume=request.resume,
     )
@@ -161,11 +162,14 @@ def rehearse_request(request: Request, bar: Bar) -> Rehearsal:
     teacher: Run | Modality | None = None
     if request.teacher in get_args(Modality):
         modality: Modality = request.teacher  # type: ignore[assignment]
-        teacher = (find_alone(request.recipe, modality, data) if data else None) or modality
+        teacher = (find_alone(teacher_config(request, modality), data) if data else None) or modality
     else:
         teacher = named_teacher(request)
     with bar("one step") as tick:
-        return rehearse(config, data.train if data else [], teacher, lambda done, total: tick(done, total, ""))
+        fresh = teacher_config(request, teacher).detector if isinstance(teacher, str) else None
+        return rehearse(
+            config, data.train if data else [], teacher, lambda done, total: tick(done, total, ""), fresh=fresh
+        )
 
 
 def request_run(request: Request, config: RunConfig) -> Run:
@@ -244,37 +248,42 @@ def open_data(request: Request, config: RunConfig, bar: Bar) -> Dataset:
 
 
 def find_or_train_teacher(request: Request, data: Dataset, bar: Bar) -> Run | None:
-    """The teacher's run: as named, or the newest that matches recipe, modality and data, or trained now."""
+    """The teacher's run: as named, or the newest of the teacher's own configuration and data, or trained now."""
     if request.teacher not in get_args(Modality):
         return named_teacher(request)
     modality: Modality = request.teacher  # type: ignore[assignment]
-    found = find_alone(request.recipe, modality, data)
+    config = teacher_config(request, modality)
+    found = find_alone(config, data)
     if found is not None:
         return found
-    alone = Request(recipe=request.recipe, student=modality, seed=request.seed, resume=request.resume)
-    config = resolve_config(alone)
-    run, _ = fit(Lineup(config, request_run(alone, config), resume=request.resume), data, bar)
+    folder = Run(processes.of_main(default_folder(config, "none", request.resume)))
+    run, _ = fit(Lineup(config, folder, resume=request.resume), data, bar)
     return run
 
 
-def find_alone(recipe: str, modality: Modality, data: Dataset) -> Run | None:
-    """The newest finished run of a recipe and modality on this data that had no teacher."""
-    return processes.of_main(_find_alone(recipe, modality, data) if processes.is_main() else None)
+def teacher_config(request: Request, modality: Modality) -> RunConfig:
+    """The configuration of a teacher that is named by its sensors: the recipe's, changed as far as ``--set`` applies.
+
+    ``--epochs`` is the student's alone.
+    """
+    overrides = shared_overrides(RECIPES[request.recipe](modality), request.overrides)
+    return resolve_config(
+        Request(recipe=request.recipe, student=modality, seed=request.seed, overrides=tuple(overrides))
+    )
 
 
-def _find_alone(recipe: str, modality: Modality, data: Dataset) -> Run | None:
+def find_alone(config: RunConfig, data: Dataset) -> Run | None:
+    """The newest finished run of this configuration on this data that had neither teacher nor start."""
+    return processes.of_main(_find_alone(config, data) if processes.is_main() else None)
+
+
+def _find_alone(config: RunConfig, data: Dataset) -> Run | None:
     for run in finished_runs():
         try:
-            record = run.record()
+            if stands_for(run.record(), config, data.identity["keyframes"]):
+                return run
         except UdxError:
             continue  # a damaged run need not stop another one
-        if (
-            record.teacher is None
-            and record.config.recipe == recipe
-            and record.config.detector.spec.modality == modality
-            and record.data["keyframes"] == data.identity["keyframes"]
-        ):
-            return run
     return None
 
 
@@ -350,7 +359,7 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
 def plan_of(lineup: Lineup, data: Dataset) -> Iterator[str]:
     """What is about to be trained, on what, and where it goes, for the terminal."""
     config, train = lineup.config, lineup.config.train
-    taught = f", taught by {lineup.teacher.folder}" if lineup.teacher else ""
+    taught = f", taught by {lineup.teacher.folder} ({_mAP_of(lineup.teacher)})" if lineup.teacher else ""
     begun = f", starting from {lineup.start.folder}" if lineup.start else ""
     resumed = " (resumed)" if lineup.resume and lineup.run.state.is_file() else ""
     yield (
@@ -367,6 +376,11 @@ def plan_of(lineup: Lineup, data: Dataset) -> Iterator[str]:
         f"{steps_of(config, data.train)} steps in {train.epochs} epochs, batches of {train.batch_size}{together}; "
         f"{device_name()}, {precision}; log in {lineup.run.log}"
     )
+
+
+def _mAP_of(run: Run) -> str:
+    metrics = run.read_metrics() or {}
+    return f"mAP {metrics['mAP']:.3f}" if "mAP" in metrics else "not evaluated"
 
 
 @contextmanager

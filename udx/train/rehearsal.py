@@ -1,6 +1,5 @@
 """A training before it begins: what it is, how large, how long a step takes; nothing of it is written."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from udx import processes
 from udx.config import to_plain
 from udx.data.frame import KeyFrame
 from udx.data.spec import Modality
-from udx.models.detector import Detector, DetectorInputs
+from udx.models.detector import Detector, DetectorConfig, DetectorInputs
+from udx.models.outline import without_pretrained
 from udx.train.acceleration import make_accelerator
 from udx.train.batch import Batch, KeyFrames, join
 from udx.train.checkpoint import TeacherRecord
@@ -81,17 +81,20 @@ def rehearse(
     keyframes: Sequence[KeyFrame],
     teacher: Run | Modality | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    fresh: DetectorConfig | None = None,
 ) -> Rehearsal:
     """Take a step on the first keyframes, or on generated samples if there are none.
 
-    ``teacher``: a run, or only the modality of one that is not trained yet: a fresh detector stands in for it.
+    ``teacher``: a run, or only the modality of one that is not trained yet: a fresh detector stands in for it, the
+    recipe's own or that of ``fresh``.
 
     Raises:
         UdxError: the teacher cannot be read, the two cannot be compared, or a file of the data is damaged.
     """
     accelerator = make_accelerator(config.train.precision)
     student = Detector(config.detector)
-    teaching = _teaching(config, teacher, student, accelerator.device)
+    teaching = _teaching(config, teacher, student, accelerator.device, fresh)
     batch, load_s = _batch(config, keyframes, teaching)
     steps = steps_of(config, keyframes) if keyframes else None
     learner = Learner(student, teaching, config, steps or 1000, accelerator)
@@ -153,7 +156,11 @@ class _Kept:
 
 
 def _teaching(
-    config: RunConfig, teacher: Run | Modality | None, student: Detector, device: torch.device
+    config: RunConfig,
+    teacher: Run | Modality | None,
+    student: Detector,
+    device: torch.device,
+    fresh: DetectorConfig | None,
 ) -> Teaching | None:
     if teacher is None:
         return None
@@ -162,9 +169,8 @@ def _teaching(
             teacher, student, config, [], student_mAP=None, cache=None, device=device, warn=lambda sentence: None
         )
     record = TeacherRecord(run="", modality=teacher, checkpoint_sha256="0" * 64, mAP=None, NDS=None)
-    detector = RECIPES[config.recipe](teacher).detector
-    fresh = Detector(dataclasses.replace(detector, camera=dataclasses.replace(detector.camera, pretrained=None)))
-    return teaching_between(fresh, record, student, config, [], device=device)
+    detector = Detector(without_pretrained(fresh or RECIPES[config.recipe](teacher).detector))
+    return teaching_between(detector, record, student, config, [], device=device)
 
 
 def steps_of(config: RunConfig, keyframes: Sequence[KeyFrame]) -> int:
