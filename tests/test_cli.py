@@ -215,6 +215,17 @@ def test_outputs_are_tried_before_any_work(capsys, monkeypatch, tmp_path, argume
     assert "name a file in it" in error or "choose another" in error
 
 
+def test_a_machine_without_a_gpu_has_an_exit_status_of_its_own(capsys, monkeypatch):
+    from tests.doctor.test_verdicts import NO_DRIVER, everything, machine
+    from udx.doctor.verdicts import diagnose
+
+    monkeypatch.setattr("udx.doctor.examine.examine", lambda _: diagnose(machine(), everything(driver=NO_DRIVER)))
+    status, _, error = udx(capsys, monkeypatch, "doctor", "--require", "tensorrt")
+    assert status == 3
+    assert error.startswith("udx: tensorrt does not build here: ")
+    assert udx(capsys, monkeypatch, "doctor", "--require", "onnxruntime")[0] == 0
+
+
 def test_names_that_options_take_are_those_that_there_are():
     from udx.runtime.engine import BACKENDS
     from udx.train.methods import METHODS

@@ -19,7 +19,7 @@ def test_a_description_is_shown_whole(capsys, tmp_path):
         found.identity.sha256,
         "500 × 5",
         "7 × 9",
-        "accuracy: mAP 0.250, NDS 0.300",
+        "accuracy: mAP 25.0 %, NDS 30.0 %",
         "teacher: none",
         "yaw(ccw from +x)",
         "precision: FP32",
@@ -43,7 +43,7 @@ def test_teacher_and_precision_plan_are_said(tmp_path):
     )
     teacher = {"modality": "fusion", "mAP": 0.4, "NDS": None}
     lines = list(manifest_lines(dataclasses.replace(manifest, precision=plan, teacher=teacher)))
-    assert "teacher: fusion, mAP 0.400; none of it is in the file" in lines
+    assert "teacher: fusion, mAP 40.0 %; none of it is in the file" in lines
     assert lines[-1] == (
         "precision: FP16, but for 2 nodes in FP32 (points 2); by some 1.0; 3 weights too large for it and 1 too small"
     )

@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from udx.runtime import conditions as module
 from udx.runtime.conditions import conditions, interference, throttling
 
 
@@ -60,7 +59,7 @@ def test_older_drivers_are_asked_by_their_own_name(monkeypatch: pytest.MonkeyPat
         line = "Some GPU, 1500 MHz, 1980 MHz, 2600 MHz, 250.1 W, 300.00 W, 71, 900 MiB, 93 %, 0x0000000000000004\n"
         return subprocess.CompletedProcess(command, 0, stdout=line)
 
-    monkeypatch.setattr(module.subprocess, "run", answer)
+    monkeypatch.setattr(subprocess, "run", answer)
     found = conditions()
     assert len(asked) == 3
     (gpu,) = found.gpus
@@ -73,6 +72,6 @@ def test_without_nvidia_smi_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -
     def absent(*_: object, **__: object) -> None:
         raise FileNotFoundError
 
-    monkeypatch.setattr(module.subprocess, "run", absent)
+    monkeypatch.setattr(subprocess, "run", absent)
     found = conditions()
     assert found.gpus == () and found.gpu_processes == ()

@@ -57,6 +57,12 @@ def test_cuda_never_falls_back_to_the_cpu_in_silence(make_engine) -> None:
         open_engine(make_engine(), "onnxruntime-cuda").activate()
 
 
+def test_a_path_may_be_text(make_engine) -> None:
+    path = make_engine()
+    with open_engine(str(path)) as runner:
+        assert runner.path == path
+
+
 def test_a_runner_needs_a_thread(make_engine) -> None:
     with pytest.raises(UdxError, match="at least one thread"):
         open_engine(make_engine(), threads=0)

@@ -27,6 +27,22 @@ def test_without_git_and_gpu_there_is_none(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.git_commit is None
 
 
+def test_the_environment_asks_by_the_name_that_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers of today know no ``clocks_throttle_reasons``, older ones no ``clocks_event_reasons``."""
+    line = "Some GPU, GPU-1, 580.1, 16000 MiB, 1500 MHz, 1980 MHz, 300.00 W, 40, 0x0000000000000004\n"
+    for known in ("clocks_event_reasons", "clocks_throttle_reasons"):
+
+        def answer(command: list[str], known: str = known, **_: object) -> subprocess.CompletedProcess[str]:
+            if known not in command[1]:
+                raise subprocess.CalledProcessError(2, command)
+            return subprocess.CompletedProcess(command, 0, stdout=line)
+
+        monkeypatch.setattr(subprocess, "run", answer)
+        found = module.gpus()
+        assert found is not None
+        assert found[0]["clocks_event_reasons.active"] == "0x0000000000000004"
+
+
 def test_gpus_are_read_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "Some GPU, GPU-1, 580.1, 16000 MiB, 1500 MHz, 1980 MHz, 300.00 W, 40, 0x0000000000000000\n"
     done = subprocess.CompletedProcess([], 0, stdout=line * 2)

@@ -71,11 +71,11 @@ def test_stages_on_the_gpu_stand_beside_the_others() -> None:
 
 
 def test_a_comparison_opens_its_engines_anew_and_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a second a round, of two blocks: six seconds allow for fourteen."""
+    """A clock that goes on by a second a block: fourteen seconds allow for fourteen."""
     seconds = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
     runners = [Parted(), Parted()]
-    protocol = Protocol(warmup=1, blocks=4, frames=2, reopen_every=2, max_minutes=0.1)
+    protocol = Protocol(warmup=1, blocks=4, frames=2, reopen_every=2, max_minutes=14 / 60)
     steps = []
     measured = measure(
         runners,  # type: ignore[arg-type]
@@ -89,6 +89,19 @@ def test_a_comparison_opens_its_engines_anew_and_ends_in_time(monkeypatch: pytes
     assert [runner.opened for runner in runners] == [7, 7]
     assert steps[:6] == [(1, 4), (2, 4), (3, 4), (4, 4), (5, 6), (6, 6)]
     assert steps[-1] == (14, 14)
+
+
+@pytest.mark.parametrize(("minutes", "blocks"), [(6 / 60, 6), (0.5 / 60, 2), (0, 40), (1, 40)])
+@pytest.mark.parametrize("comparison", [True, False])
+def test_the_limit_holds_before_the_least_number_of_blocks_is_measured(monkeypatch, minutes, blocks, comparison):
+    """A clock that goes on by a second a block."""
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    protocol = Protocol(warmup=1, blocks=40, frames=2, max_minutes=minutes)
+    needed = (lambda timings: 0) if comparison else None
+    measured = measure([Parted()], [dict], protocol, blocks_needed=needed)  # type: ignore[list-item]
+    assert measured.stopped is None
+    assert measured.timings[0].blocks == blocks
 
 
 def test_a_core_that_is_not_there_is_refused() -> None:

@@ -91,7 +91,7 @@ def _type_of(spec: TensorSpec) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items()) or "not evaluated"
+    return ", ".join(f"{name} {100 * value:.1f} %" for name, value in metrics.items()) or "not evaluated"
 
 
 def _teacher(teacher: Mapping[str, Any] | None) -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from udx.doctor.machine import Machine
-from udx.errors import UdxError
+from udx.errors import MissingHardwareError, UdxError
 
 Verdict = Literal["yes", "no"]
 
@@ -67,12 +67,14 @@ class Diagnosis:
         """Insist on a backend.
 
         Raises:
-            UdxError: it does not build here, or does not run here.
+            UdxError: it does not build here, or does not run here; a ``MissingHardwareError`` for lack of a GPU.
         """
         (backend,) = (backend for backend in self.backends if backend.name == name)
         for what, answer in (("build", backend.build), ("run", backend.run)):
             if answer.verdict != "yes":
-                raise UdxError(f"{name} does not {what} here: {answer.why}; {'; '.join(answer.mend)}")
+                lacks_gpu = bool(self.gpu.why) and str(self.gpu.why) in str(answer.why)
+                kind = MissingHardwareError if lacks_gpu else UdxError
+                raise kind(f"{name} does not {what} here: {answer.why}; {'; '.join(answer.mend)}")
 
 
 YES: Final = Answer(verdict="yes")

@@ -96,8 +96,21 @@ def bench(
         before=before,
         after=after,
         protocol=protocol,
-        warnings=doubts_of(machine, before, after, reports, measured.stopped),
+        warnings=(
+            *_cut_short(measured, protocol),
+            *doubts_of(machine, before, after, reports, measured.stopped),
+        ),
     )
+
+
+def _cut_short(measured: Measurement, protocol: Protocol) -> Iterator[str]:
+    """Say so where time was up before the least number of blocks."""
+    blocks = measured.timings[0].blocks
+    if measured.stopped is None and blocks < protocol.blocks:
+        yield (
+            f"Time was up after {blocks} of {protocol.blocks} blocks: intervals are wide. Allow more than "
+            f"{protocol.max_minutes:g} minutes (--max-minutes)."
+        )
 
 
 def write_report(report: BenchReport, *, json: Path | None = None, html: Path | None = None) -> None:

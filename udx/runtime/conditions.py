@@ -1,13 +1,13 @@
 """What changes while an engine is measured: load, clocks, temperature, power, and what other programs take."""
 
-import csv
 import os
 import re
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from udx.runtime.nvidia_smi import REASONS, query_gpus, query_processes
 
 GPU_FIELDS: Final = (
     "name",
@@ -20,9 +20,6 @@ GPU_FIELDS: Final = (
     "memory.used",
     "utilization.gpu",
 )
-REASON_FIELDS: Final = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-"""The field's name in drivers of today, and in older ones."""
-
 THROTTLING: Final = {
     0x04: "software power cap",
     0x08: "hardware slowdown",
@@ -101,14 +98,12 @@ def interference(before: Conditions, after: Conditions) -> Interference | None:
 
 def gpu_states() -> tuple[GpuState, ...]:
     """Ask nvidia-smi; empty where it is absent or fails."""
-    for reasons in REASON_FIELDS:
-        rows = _ask("gpu", (*GPU_FIELDS, reasons))
-        if rows:
-            return tuple(
-                GpuState(readings=dict(zip(GPU_FIELDS, row, strict=False)), throttled=throttling(row[-1]))
-                for row in rows
-            )
-    return ()
+    return tuple(
+        GpuState(
+            readings={name: value for name, value in gpu.items() if name != REASONS}, throttled=throttling(gpu[REASONS])
+        )
+        for gpu in query_gpus(GPU_FIELDS)
+    )
 
 
 def throttling(mask: str) -> tuple[str, ...]:
@@ -121,18 +116,7 @@ def throttling(mask: str) -> tuple[str, ...]:
 
 
 def _gpu_processes() -> tuple[str, ...]:
-    rows = _ask("compute-apps", ("pid", "process_name", "used_memory"))
-    return tuple(", ".join(row) for row in rows if row and row[0] != str(os.getpid()))
-
-
-def _ask(what: str, fields: tuple[str, ...]) -> list[list[str]]:
-    command = ["nvidia-smi", f"--query-{what}={','.join(fields)}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = csv.reader(done.stdout.strip().splitlines(), skipinitialspace=True)
-    return [row for row in rows if len(row) == len(fields)]
+    return tuple(", ".join(row) for row in query_processes() if row[0] != str(os.getpid()))
 
 
 def _core_seconds() -> tuple[float, float] | tuple[None, None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from udx.errors import UdxError
+from udx.errors import MissingHardwareError, UdxError
 
 LIBRARY: Final = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
@@ -54,7 +54,7 @@ def cuda_driver(load: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver:
     try:
         library = load(LIBRARY)
     except OSError as error:
-        raise UdxError(
+        raise MissingHardwareError(
             f"no NVIDIA driver is installed ({LIBRARY} cannot be loaded); install one, or start the container with "
             "--gpus all"
         ) from error
@@ -77,7 +77,9 @@ def first_device(driver: CudaDriver) -> CudaDevice:
         UdxError: there is none.
     """
     if not driver.devices:
-        raise UdxError("the NVIDIA driver shows no GPU; unset CUDA_VISIBLE_DEVICES, or use a machine that has one")
+        raise MissingHardwareError(
+            "the NVIDIA driver shows no GPU; unset CUDA_VISIBLE_DEVICES, or use a machine that has one"
+        )
     return driver.devices[0]
 
 

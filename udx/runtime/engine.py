@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
-from udx.errors import UdxError
+from udx.errors import UdxError, unknown_name
 from udx.runtime.device.runner import open_bundle, open_plan
 from udx.runtime.engine_file import read_engine
 from udx.runtime.onnx_file import OnnxFile
@@ -31,7 +31,7 @@ _RUN: Final[Mapping[str, Callable[[Path, int | None], Runner]]] = {
 BACKENDS: Final = ("auto", *_ONNX, "tensorrt", "tensorrt-rtx", *_RUN)
 
 
-def open_engine(path: Path, backend: str = "auto", threads: int | None = None) -> Runner:
+def open_engine(path: str | Path, backend: str = "auto", threads: int | None = None) -> Runner:
     """Open an engine file, or the folder of a run, with the backend that its content asks for.
 
     ``auto`` runs ONNX files in ONNX Runtime on the CPU and runs in torch on the CPU: on a GPU only if that is asked
@@ -41,8 +41,9 @@ def open_engine(path: Path, backend: str = "auto", threads: int | None = None) -
     Raises:
         UdxError: the file is missing, damaged, or of a kind that the backend does not run.
     """
+    path = Path(path)
     if backend not in BACKENDS:
-        raise UdxError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+        raise unknown_name("backend", backend, BACKENDS)
     if path.is_dir():
         return _chosen(_RUN, backend, f"{path} is a run")(path, threads)
     match read_engine(path):

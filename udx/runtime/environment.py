@@ -1,6 +1,5 @@
 """What a latency figure depends on besides the engine: the machine, its load, and the versions."""
 
-import csv
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from typing import Final
 import numpy as np
 
 import udx
+from udx.runtime.nvidia_smi import query_gpus
 
 GPU_FIELDS: Final = (
     "name",
@@ -24,7 +24,6 @@ GPU_FIELDS: Final = (
     "clocks.max.sm",
     "power.limit",
     "temperature.gpu",
-    "clocks_throttle_reasons.active",
 )
 
 
@@ -75,12 +74,8 @@ def git_commit() -> str | None:
 
 
 def gpus() -> tuple[dict[str, str], ...] | None:
-    """Ask nvidia-smi for every GPU's name, clocks, limits and temperature; None where it is absent or fails."""
-    answer = _output_of("nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader")
-    if answer is None:
-        return None
-    rows = csv.reader(answer.strip().splitlines(), skipinitialspace=True)
-    return tuple(dict(zip(GPU_FIELDS, row, strict=False)) for row in rows) or None
+    """Ask for every GPU's name, clocks, limits and temperature; None where nvidia-smi is absent or fails."""
+    return tuple(query_gpus(GPU_FIELDS)) or None
 
 
 def _output_of(*command: str) -> str | None:

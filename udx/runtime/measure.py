@@ -25,6 +25,9 @@ Clock = Literal["wall", "cpu"]
 GPU: Final = "gpu_"
 """How the names of stages on the GPU begin."""
 
+LEAST_BLOCKS: Final = 2
+"""Blocks without which there is nothing to compute an interval of."""
+
 REOPENED_WARMUP: Final = 3
 """Frames of warm-up after an engine was opened anew: its memory is fresh, the machine is warm already."""
 
@@ -38,7 +41,8 @@ class Protocol:
     which two engines count as equivalent, fixed before anything is measured.
 
     A single engine is measured for ``blocks`` blocks. A comparison goes on from there until its intervals are narrow
-    enough for the margin, or ``max_minutes`` have passed, to a round of blocks; that the intervals' *width* alone
+    enough for the margin. Both end with the block in which ``max_minutes`` have passed, after two blocks at least;
+    0 minutes stand for just ``blocks`` blocks. That the intervals' *width* alone
     decides when to stop, and never where they lie, keeps the tests honest. A round is ``reopen_every`` blocks: then all
     engines are closed and opened again in a random order. Where their memory happens to lie is luck of an opening, and
     would else look like a difference between engines.
@@ -197,9 +201,11 @@ def _blocks(
                 for timing, block in zip(timings, _block(runners, frames, protocol, done, rng), strict=True):
                     timing.add(block)
                 done += 1
+                passed = time.monotonic() - began
                 yield done, total
+                if done >= LEAST_BLOCKS and 0 < 60 * protocol.max_minutes <= passed:
+                    return
         if blocks_needed is not None and done >= protocol.blocks:
-            passed = time.monotonic() - began
             affordable = int(done * 60 * protocol.max_minutes / passed)
             more = max(0, min(blocks_needed(timings), affordable) - done)
             total = done + math.ceil(more / protocol.reopen_every) * protocol.reopen_every  # whole rounds

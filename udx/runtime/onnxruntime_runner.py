@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
-from udx.errors import UdxError, first_line
+from udx.errors import MissingHardwareError, UdxError, first_line
 from udx.runtime.onnx_file import OnnxFile
 from udx.runtime.runner import Runner
 
@@ -89,7 +89,9 @@ def open_session(
     except Exception as error:  # onnxruntime's own classes derive from Exception directly
         raise UdxError(f"ONNX Runtime refuses {source} ({first_line(error)}); export it again") from error
     if session.get_providers()[0] != wanted:
-        raise UdxError(f"ONNX Runtime cannot start {wanted} on this machine; check the driver and CUDA libraries")
+        raise MissingHardwareError(
+            f"ONNX Runtime cannot start {wanted} on this machine; check the driver and CUDA libraries"
+        )
     session.disable_fallback()  # a failing GPU is an error, not a reason to go on elsewhere
     return session
 

@@ -233,7 +233,7 @@ def _accuracy_table(engines: Mapping[str, EngineReport]) -> str:
 def _accuracy_line(engine: EngineReport) -> str:
     assert engine.accuracy is not None
     metrics = engine.accuracy.metrics
-    return f"mAP {metrics.mean_ap:.4f}, NDS {metrics.nds:.4f} on split {engine.accuracy.split}"
+    return f"{metrics.summary()} on split {engine.accuracy.split}"
 
 
 def _parts(engine: EngineReport) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
-from udx.errors import UdxError, first_line
+from udx.errors import MissingHardwareError, UdxError, first_line
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
 from udx.runtime.onnxruntime_runner import require_threads
 from udx.runtime.runner import Runner
@@ -69,7 +69,7 @@ class TorchRunner(Runner):
 
         assert self._module is None, "already active"
         if self._device == "cuda" and not torch.cuda.is_available():
-            raise UdxError(
+            raise MissingHardwareError(
                 "this torch sees no CUDA device; install torch for CUDA and see udx doctor, or run on the CPU"
             )
         if self._threads is not None:
