@@ -22,7 +22,8 @@ VERBS = {
     "runs": {"--json"},
     "replay": {"--json"},
     "eval": {"--run", "--engine", "--data", "--version", "--split", "--backend", "--json"},
-    "export": {"--student", "--run", "--out", "--precision", "--dynamic", "--json"},
+    "export": {"--student", "--run", "--out", "--precision", "--dynamic", "--json", "--portable"},
+    "rig": {"--engine", "--image-size", "--out"},
     "check": {"--json"},
     "calibrate": {
         "--data", "--version", "--split", "--method", "--precision", "--samples", "--judged", "--max-map-drop",
