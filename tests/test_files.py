@@ -235,23 +235,28 @@ with replacing(Path(sys.argv[1])) as partial:
 
 
 def test_what_a_killed_process_left_is_removed_and_what_is_being_written_stays(tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "state.pt"), "die"], stdout=subprocess.DEVNULL)
     alive = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path / "other.pt"), "live"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert alive.stdout.readline() == b"ready\n"
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "state.pt"), "die"], stdout=subprocess.DEVNULL)
     dead, living = sorted(tmp_path.iterdir(), key=lambda folder: not (folder / "state.pt").exists())
     assert (dead / "state.pt").exists() and (living / "other.pt").exists()
-    (tmp_path / ".udx-precious.part").mkdir()
+    # Of another machine, and one that is about to be locked: what is fresh there may be in use.
+    foreign, unlocked = tmp_path / f".udx-{'0' * 8}-{'1' * 16}.part", living.with_suffix(".new")
+    precious = tmp_path / ".udx-precious.part"
+    for folder in (foreign, unlocked, precious):
+        folder.mkdir()
     write_text(tmp_path / "state.pt", "whole")
-    assert dead.exists()  # it is too young to be sure
-    for folder in (dead, living, tmp_path / ".udx-precious.part"):
+    assert not dead.exists()
+    assert {foreign, unlocked, precious, living} < set(tmp_path.iterdir())
+    for folder in (foreign, unlocked, precious, living):
         os.utime(folder, (0, 0))
     module._cleaned.clear()
     write_text(tmp_path / "state.pt", "whole")
-    assert names_in(tmp_path) == sorted([living.name, ".udx-precious.part", "state.pt"])
+    assert set(tmp_path.iterdir()) == {living, precious, tmp_path / "state.pt"}
     alive.communicate(b"")
     assert (tmp_path / "other.pt").read_text() == "half"
 

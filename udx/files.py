@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -22,13 +24,13 @@ from udx.errors import UdxError
 
 MAX_JSON_BYTES: Final = 64 * 2**20
 CHUNK_BYTES: Final = 2**20
-LEFTOVER_AGE_S: Final = 60.0
-"""A partial folder that is younger may belong to a process that has not locked it yet."""
+LEFTOVER_AGE_S: Final = 86400.0
+"""A partial folder of another machine is left alone until it is a day old: its lock may not be seen here."""
 
 CACHE_VARIABLE: Final = "UDX_CACHE"
 """Environment variable that names the folder for caches."""
 
-_PARTIAL_NAME: Final = re.compile(r"\.udx-[0-9a-f]{16}\.part")
+_PARTIAL_NAME: Final = re.compile(r"\.udx-([0-9a-f]{8})-[0-9a-f]{16}\.(part|new)")
 _DESCRIPTOR: Final = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")
 _STREAMS: Final = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
@@ -104,13 +106,26 @@ def _partial_folder(parent: Path) -> Iterator[Path]:
     if parent not in _cleaned:
         _cleaned.add(parent)
         _remove_leftovers(parent)
-    folder = parent / f".udx-{secrets.token_hex(8)}.part"
-    folder.mkdir()
+    stem = f".udx-{_machine()}-{secrets.token_hex(8)}"
+    unlocked, folder = parent / f"{stem}.new", parent / f"{stem}.part"
+    unlocked.mkdir()
     try:
-        with _locked_folder(folder):
+        with _locked_folder(unlocked):
+            unlocked.rename(folder)
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for made in (unlocked, folder):
+            shutil.rmtree(made, ignore_errors=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """The same for all processes and containers that see each other's locks: those of one running kernel."""
+    try:
+        identity = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        identity = platform.node().encode()
+    return hashlib.sha256(identity).hexdigest()[:8]
 
 
 @contextmanager
@@ -138,11 +153,12 @@ def _remove_leftovers(parent: Path) -> None:
     """Remove partial files of processes that were killed: nobody holds the lock on those."""
     with suppress(OSError):
         for folder in parent.iterdir():
-            if _PARTIAL_NAME.fullmatch(folder.name):
+            name = _PARTIAL_NAME.fullmatch(folder.name)
+            if name is not None:
                 with suppress(OSError):
                     old = time.time() - folder.lstat().st_mtime > LEFTOVER_AGE_S
                     with _locked_folder(folder) as locked:
-                        if old and locked:
+                        if locked and (old or (name[1] == _machine() and name[2] == "part")):
                             shutil.rmtree(folder, ignore_errors=True)
 
 

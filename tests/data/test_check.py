@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +233,20 @@ def test_all_problems_are_collected_and_few_are_printed(clean, tmp_path):
     assert lines[4].endswith(": 7 problems")
     first = report.to_json()["problems"][0]
     assert (first["table"], first["token"], first["remedy"]) == ("ego_pose", "p-l0", "correct the record")
+
+
+def test_a_file_that_cannot_be_looked_at_is_a_problem_of_its_record(clean, tmp_path, monkeypatch):
+    """As where a folder may not be entered, which root always may."""
+    root = clean.write(tmp_path / "world")
+    real = Path.is_file
+
+    def forbidden(path, **how):
+        if path.name == "1.jpg":
+            raise PermissionError(13, "Permission denied")
+        return real(path, **how)
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    assert any(
+        re.search(r"sample_data CAM_BACK1: the file .* cannot be read: Permission denied", line)
+        for line in problems(root)
+    )

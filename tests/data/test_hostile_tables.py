@@ -23,7 +23,7 @@ from udx.data.detections import Detections
 from udx.data.evaluation import evaluate
 from udx.data.inputs import inputs_of
 from udx.data.load import load_sample
-from udx.data.nuscenes import load_keyframes, open_dataroot
+from udx.data.nuscenes import keyframe_of, load_keyframes, open_dataroot
 from udx.data.tables import SCHEMA
 from udx.errors import UdxError
 
@@ -118,7 +118,7 @@ def use(root: Path) -> str:
         nusc = open_dataroot(root)
         keyframes = load_keyframes(nusc, "train", TWO)
         evaluate(nusc, "train", {keyframe.token: NOTHING for keyframe in keyframes}, keyframes)
-        inputs_of(load_sample(keyframes[-1], spec()), spec())
+        inputs_of(load_sample(keyframe_of(nusc, keyframes[-1].token, TWO), spec()), spec())
     except UdxError as error:
         assert "\n" not in str(error)
         return f"refused, check {checked}"

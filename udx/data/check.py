@@ -21,7 +21,7 @@ from udx.data.points import POINT_BYTES, read_sweep
 from udx.data.spec import LIDAR
 from udx.data.tables import SCHEMA, faults, intrinsic_fault, is_inside, is_text, stream_records
 from udx.errors import UdxError
-from udx.files import read_json
+from udx.files import read_json, reason_of
 
 Progress = Callable[[str, int, int], None]
 """Told what is being checked, how much of it is done, and how much there is."""
@@ -425,9 +425,9 @@ def _file_jobs(check: _Check) -> Iterator[tuple[str, Path, str, tuple[int, int]]
 def _file_fault(path: Path, modality: str, size: tuple[int, int]) -> str | None:
     """What is wrong with a file, and after a semicolon what to do."""
     restore = "restore it or unpack its archive again"
-    if not path.is_file():
-        return f"the file {path} is missing; {restore}"
     try:
+        if not path.is_file():
+            return f"the file {path} is missing; {restore}"
         if modality == "camera":
             with opened(path) as image:
                 if all(size) and image.size != size:
@@ -441,4 +441,6 @@ def _file_fault(path: Path, modality: str, size: tuple[int, int]) -> str | None:
             return f"the file {path} is empty; {restore}"
     except UdxError as error:
         return str(error)
+    except OSError as error:
+        return f"the file {path} cannot be read: {reason_of(error)}; {restore}"
     return None

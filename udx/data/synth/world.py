@@ -236,9 +236,9 @@ def _executor(device: str, workers: int | None, jobs: int) -> Iterator[Executor 
 
 def _be_a_worker() -> None:
     """One thread each, Ctrl-C is the parent's business, and no worker outlives it."""
+    end_with_parent()
     import torch
 
-    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
