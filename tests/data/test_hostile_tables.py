@@ -18,7 +18,9 @@ import pytest
 from tests.data.test_load import TWO, spec
 from tests.fuzz import SEED, cases
 from tests.mutations import mutations
+from udx.data import nuscenes
 from udx.data.check import check_dataroot
+from udx.data.dataroot import Dataroot
 from udx.data.detections import Detections
 from udx.data.evaluation import evaluate
 from udx.data.inputs import inputs_of
@@ -117,8 +119,10 @@ def use(root: Path) -> str:
     try:
         nusc = open_dataroot(root)
         keyframes = load_keyframes(nusc, "train", TWO)
-        evaluate(nusc, "train", {keyframe.token: NOTHING for keyframe in keyframes}, keyframes)
         inputs_of(load_sample(keyframe_of(nusc, keyframes[-1].token, TWO), spec()), spec())
+        if isinstance(nusc, Dataroot):
+            return f"loaded, check {checked}"
+        evaluate(nusc, "train", {keyframe.token: NOTHING for keyframe in keyframes}, keyframes)
     except UdxError as error:
         assert "\n" not in str(error)
         return f"refused, check {checked}"
@@ -130,9 +134,18 @@ def write(root: Path, tables: Tables) -> None:
         (root / "v1.0-synth" / f"{name}.json").write_text(json.dumps(records), encoding="utf-8")
 
 
-def test_anything_in_any_field(world, tmp_path):
+@pytest.fixture(params=["with the devkit", "without the devkit"])
+def devkit(request, monkeypatch):
+    """Whether nuscenes-devkit reads the tables, or udx's own reader does."""
+    if request.param == "without the devkit":
+        monkeypatch.setattr(nuscenes, "has_devkit", lambda: False)
+    return request.param
+
+
+def test_anything_in_any_field(world, tmp_path, devkit):
     root, outcomes = world.write(tmp_path / "world"), Counter()
-    assert use(root) == "used, check told"  # a box of the hand-made world has no LiDAR point inside
+    # A box of the hand-made world has no LiDAR point inside. Without the devkit nothing can be evaluated.
+    assert use(root) == ("used, check told" if devkit == "with the devkit" else "loaded, check told")
     for case in range(cases(100)):
         rng = random.Random(f"{SEED}-{case}")
         tables = deepcopy(world.tables)
@@ -149,7 +162,8 @@ def test_anything_in_any_field(world, tmp_path):
             raise
     assert sum(outcomes.values()) == cases(100)
     assert outcomes["refused, check told"] > 0.3 * cases(100)
-    assert outcomes["used, check told"] + outcomes["used, check clean"] > 0.1 * cases(100)
+    good = [outcome for outcome in outcomes.elements() if not outcome.startswith("refused")]
+    assert len(good) > 0.1 * cases(100)
 
 
 def test_damage_in_the_text_of_a_table(world, tmp_path):

@@ -251,6 +251,13 @@ def test_one_keyframe_by_the_start_of_its_token(world_root):
         keyframe_of(nusc, "x", TWO)
 
 
+def test_a_table_of_terabytes_is_refused_unread(world_root):
+    with open(world_root / "v1.0-synth" / "sample.json", "ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(UdxError, match=r"sample\.json is larger than 4 GiB: not a table udx reads"):
+        open_dataroot(world_root)
+
+
 def test_missing_table_is_named(spoilt):
     root = spoilt(lambda world: world.left_out.add("ego_pose"))
     with pytest.raises(UdxError, match=r"the table .*ego_pose\.json is missing"):

@@ -31,6 +31,9 @@ NO_LINK: Final = -1
 BAD_LINK: Final = -2
 MAX_POSE_AGE_US: Final = 100_000
 FILES_AT_ONCE: Final = 256
+DECODERS: Final = 8
+"""Threads that decode files: each may need 256 MiB for the largest image that udx reads."""
+MAX_LINE: Final = 2000
 KEPT: Final[Mapping[str, tuple[str, ...]]] = {
     "category": ("name",),
     "sensor": ("channel", "modality"),
@@ -91,7 +94,7 @@ class CheckReport:
 
     def lines(self, limit: int = 20) -> list[str]:
         """Sentences for the terminal: up to ``limit`` problems, and a last line that counts."""
-        shown = [str(problem) for problem in self.problems[:limit]]
+        shown = [str(problem)[:MAX_LINE] for problem in self.problems[:limit]]
         if len(self.problems) > limit:
             shown.append(f"… and {len(self.problems) - limit} more")
         seen = f"{sum(self.records.values())} records in {len(self.records)} tables and {self.files} files"
@@ -396,7 +399,7 @@ def _check_splits(check: _Check) -> None:
 def _check_files(check: _Check) -> int:
     """Open every file that ``sample_data`` names; return how many."""
     jobs, total, done = _file_jobs(check), len(check.tables["sample_data"].row_of), 0
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(DECODERS) as pool:
         while batch := list(islice(jobs, FILES_AT_ONCE)):
             for (token, *_), fault in zip(batch, pool.map(lambda job: _file_fault(*job[1:]), batch), strict=True):
                 if fault:

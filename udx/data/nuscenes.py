@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from nuscenes import NuScenes
 
 Record = Mapping[str, Any]
+
+MAX_TABLE_BYTES: Final = 4 * 2**30
+"""nuScenes' largest table has 1.6 GB."""
 
 
 def find_version(root: Path, version: str | None = None) -> str:
@@ -67,9 +70,11 @@ def open_dataroot(root: Path, version: str | None = None) -> "NuScenes | Dataroo
         path = root / version / f"{table}.json"
         if not path.is_file():
             raise UdxError(f"the table {path} is missing; restore it or unpack the metadata archive again")
-    for path in (root / version).glob("*.json"):
-        if not path.is_file():  # the devkit opens some that are no table of its own, and would wait for a FIFO
+    for path in (root / version).glob("*.json"):  # the devkit opens some that are no table of ``SCHEMA``
+        if not path.is_file():
             raise UdxError(f"{path} is no file; remove it, or unpack the metadata archive again")
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise UdxError(f"{path} is larger than {MAX_TABLE_BYTES >> 30} GiB: not a table udx reads; restore it")
     _require_maps_inside(root / version / "map.json", root)
     try:
         if not has_devkit():
