@@ -21,7 +21,7 @@ class Operation:
 
 
 def operation(opcode: tuple[str, ...]) -> Operation | None:
-    """What an opcode computes, or ``None`` if it is not known."""
+    """Return what an opcode computes, or ``None`` if it is not known."""
     name, *modifiers = opcode
     types = [part for part in modifiers if is_type(part)]
     words = [part for part in modifiers if not is_type(part)]
@@ -79,7 +79,7 @@ def _bitwise(name: str, words: list[str], kind: str) -> Operation | None:
 
 
 def _shift(ufunc: Function, bits: int) -> Function:
-    """A shift that gives 0 from ``bits`` on."""
+    """Build a shift that gives 0 for a distance of ``bits`` or more."""
     raw = RAW[bits]
 
     def shifted(value: Array, amount: Array) -> Array:
@@ -244,14 +244,15 @@ def _high_product(kind: str) -> Function:
         product: Array = (first >> half) * (second >> half) + (cross >> half) + (other >> half)
         if kind == "u64":
             return product
-        product = product - np.where(first.view(np.int64) < 0, second, np.uint64(0))
-        return product - np.where(second.view(np.int64) < 0, first, np.uint64(0))
+        product -= np.where(first.view(np.int64) < 0, second, np.uint64(0))
+        product -= np.where(second.view(np.int64) < 0, first, np.uint64(0))
+        return product
 
     return high
 
 
 def _quotient(kind: str, remainder: bool) -> Function:
-    """Truncating division; by zero it gives all ones, and the dividend as the remainder, as GPUs do."""
+    """Build the truncating division. By zero it gives all ones, and the dividend as the remainder."""
     raw = RAW[bits_of(kind)]
 
     def divided(first: Array, second: Array) -> Array:
@@ -286,7 +287,7 @@ def _floating(name: str, words: list[str], kind: str) -> Operation | None:
 
 
 def _sign_change(name: str, words: list[str], kind: str) -> tuple[int, Function] | None:
-    """``abs`` and ``neg``, on the bits."""
+    """Build ``abs`` and ``neg`` on the bits."""
     sign = RAW[bits_of(kind)](1 << (bits_of(kind) - 1))
     if words not in ([], ["ftz"]) or (words and kind != "f32"):
         return None
@@ -323,7 +324,7 @@ def _float_function(name: str, words: list[str], kind: str) -> tuple[int, Functi
 
 
 def _float_values(name: str, keeps_nan: bool, kind: str) -> tuple[int, Function] | None:
-    """A function on values of a type, whose result is exact or ready to be rounded once to that type."""
+    """Build a function on values of a type, whose result is exact or needs one rounding to that type."""
     narrow = kind in ("f16", "bf16")
     match name:
         case "add":
@@ -354,7 +355,7 @@ def _fused_difference(first: Array, second: Array) -> Array:
 
 
 def _fused_in_double(first: Array, second: Array, third: Array) -> Array:
-    """FP64 with one rounding: exact rational numbers, lane by lane."""
+    """Compute FP64 with one rounding, through exact rational numbers, lane by lane."""
     from fractions import Fraction
 
     result = first * second + third  # right where it is no finite number
@@ -374,7 +375,7 @@ def _nearest_double(value: "object") -> float:
 
 
 def _extreme(larger: bool, keeps_nan: bool) -> Function:
-    """Minimum or maximum; −0 is below +0, and NaN is passed over unless it is asked for."""
+    """Build the minimum or maximum. −0 is below +0; of a number and a NaN the number is taken, unless ``keeps_nan``."""
 
     def extreme(first: Array, second: Array) -> Array:
         below = (first < second) | ((first == second) & (np.signbit(first) > np.signbit(second)))
@@ -482,7 +483,7 @@ def _from_integer(result: str, source: str) -> Function:
 
 
 def _odd_double(value: Array) -> Array:
-    """64-bit integers to FP64, rounded to odd."""
+    """Convert 64-bit integers to FP64, rounded to odd."""
     upper = value >> value.dtype.type(16)
     lower = value & value.dtype.type(0xFFFF)
     return fused(upper.astype(np.float64), np.float64(65536), lower.astype(np.float64))  # type: ignore[arg-type]

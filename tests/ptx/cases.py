@@ -43,7 +43,7 @@ class Case:
 
     @property
     def launch(self) -> Launch:
-        """What a plan launches for these inputs."""
+        """Return what a plan launches for these inputs."""
         return self._launch({name: self.dtypes.get(name, array.dtype.name) for name, array in self.inputs.items()})
 
     def _launch(self, dtypes: dict[str, str]) -> Launch:
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def expected(self) -> dict[str, Array]:
-        """What NumPy's kernel makes of the inputs; outputs in bfloat16 are those in FP32, rounded."""
+        """Compute the outputs with NumPy's kernel; inputs in bfloat16 are widened to FP32."""
         wide = {name: as_float32(array, self.dtypes.get(name)) for name, array in self.inputs.items()}
         launch = self._launch({name: array.dtype.name for name, array in wide.items()})
         shapes = launch.outputs_for({name: array.shape for name, array in wide.items()})
@@ -64,14 +64,14 @@ class Case:
 
 
 def as_float32(array: Array, dtype: str | None) -> Array:
-    """A copy; bits of bfloat16 as FP32."""
+    """Copy an array; widen bits of bfloat16 to FP32."""
     if dtype == "bfloat16":
         return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return array.copy()
 
 
 def cast(array: Array, dtype: str) -> Array:
-    """FP32 in another type; bfloat16 as its bits."""
+    """Cast FP32 to another type; bfloat16 as its bits."""
     if dtype == "bfloat16":
         raw = bfloat16_bits(array.astype(np.float64))
         return np.where(np.isnan(array), np.uint16(0x7FFF), raw)
@@ -88,7 +88,7 @@ def pooling(
     crowded: int = 70,
     garbage: bool = False,
 ) -> Case:
-    """A plan with empty cells, one of many points, points in no cell, and indices that are no point's; a few NaN."""
+    """Build a plan with empty cells, one crowded cell, unused slots and impossible indices; some features are NaN."""
     rng = np.random.default_rng([batch, channels, cells, garbage])
     frustum, rows = (batch, 2, 4, 3, 5), (batch, 2, 3, 5, channels)
     points = 2 * 4 * 3 * 5
@@ -117,7 +117,7 @@ def pooling(
 
 
 def any_integer(rng: np.random.Generator, shape: tuple[int, ...], limit: int) -> Array:
-    """Anything from −2³¹ to 2³¹ − 1: extremes, values around ``limit`` and around zero, and others."""
+    """Draw integers from −2³¹ to 2³¹ − 1: extremes, values around ``limit`` and zero, and others."""
     extremes = np.array([INT32.min, INT32.min + 1, INT32.max, INT32.max - 1, 0, -1], np.int64)
     near = limit + rng.integers(-3, 4, shape)
     kinds = [rng.choice(extremes, shape), near, rng.integers(0, limit, shape), rng.integers(INT32.min, 2**31, shape)]
@@ -126,7 +126,7 @@ def any_integer(rng: np.random.Generator, shape: tuple[int, ...], limit: int) ->
 
 
 def cloud(rng: np.random.Generator, batch: int, capacity: int) -> Array:
-    """Points in and around the range, on cells' edges, and some that are no numbers."""
+    """Draw points in and around the range, on the edges of cells, and some NaN and infinities."""
     points = rng.uniform(-2.2, 2.2, (batch, capacity, 5)).astype(np.float32)
     points[..., 2] = rng.uniform(Z_MIN - 0.5, Z_MAX + 0.5, (batch, capacity))
     edges = np.float32(X_MIN) + np.float32(CELL) * rng.integers(0, COLUMNS + 1, (batch, capacity)).astype(np.float32)
@@ -138,7 +138,7 @@ def cloud(rng: np.random.Generator, batch: int, capacity: int) -> Array:
 
 
 def voxelization(*, batch: int = 2, capacity: int = 170, garbage: bool = False) -> dict[str, Case]:
-    """The chain of the LiDAR branch up to the features of each point; each kernel gets what the last one gives."""
+    """Build the LiDAR branch up to the features of each point; each kernel takes the outputs of the one before."""
     rng = np.random.default_rng([batch, capacity, garbage])
     cells = batch * ROWS * COLUMNS
     points = cloud(rng, batch, capacity)
@@ -162,7 +162,7 @@ def voxelization(*, batch: int = 2, capacity: int = 170, garbage: bool = False) 
 
 
 def maxima(dtype: str, *, points: int = 150, channels: int = 24, cells: int = 40, garbage: bool = False) -> Case:
-    """Features of both signs, some of them no numbers, in a map that holds something already."""
+    """Build features of both signs with some NaN and infinities, for a map that is not empty."""
     rng = np.random.default_rng([points, channels, cells, garbage])
     features = rng.normal(size=(points, channels)).astype(np.float32)
     struck = rng.random(features.shape) < 0.02
@@ -182,7 +182,7 @@ def maxima(dtype: str, *, points: int = 150, channels: int = 24, cells: int = 40
 
 
 def zeros(dtype: str, *, cells: int = 61, channels: int = 24) -> Case:
-    """A map whose size is no multiple of a block."""
+    """Build a map whose size is not a multiple of a block."""
     features = cast(np.ones((3, channels), np.float32), dtype)
     return Case(f"pillar_clear-{dtype}-{cells}", PillarClear(cells), {"features": features}, {"features": dtype})
 

@@ -1,4 +1,4 @@
-"""What a launch asks of the memory, counted warp by warp as a GPU sees it.
+"""Count the memory accesses of a launch, warp by warp, as a GPU serves them.
 
 A warp's access to global memory is one request; the memory serves it in sectors of 32 bytes. ``Counter`` is given to a
 launch (``tests.ptx.launch``) and makes ``LaunchCounts`` of what it saw:
@@ -52,17 +52,17 @@ class AccessCounts:
 
     @property
     def lanes_at_work(self) -> float:
-        """Part of the lanes of the warps that executed it whose predicate was true."""
+        """Return the fraction of the lanes of all warps that executed it whose predicate was true."""
         return self.lanes / (WARP * self.issues) if self.issues else 0.0
 
     @property
     def lanes_per_sector(self) -> float:
-        """Values (one a lane and instruction) in each sector of a request; 8 is most for 4 bytes."""
+        """Return how many lanes share a sector of a request: at most 8 if a lane accesses 4 bytes of its own."""
         return self.lanes / self.sectors if self.sectors else 0.0
 
     @property
     def sector_bytes(self) -> int:
-        """Bytes that move if no cache merges requests."""
+        """Return the bytes that move if no cache merges requests."""
         return SECTOR_BYTES * self.sectors
 
 
@@ -92,11 +92,11 @@ class LaunchCounts:
 
     @property
     def lanes_at_work(self) -> float:
-        """Over all instructions."""
+        """Return the fraction of lanes at work over all instructions."""
         return self.lanes / (WARP * self.issues) if self.issues else 0.0
 
     def total(self, kind: str, *tensors: str) -> AccessCounts:
-        """Counts of all instructions of a kind together; with names only those that touch these allocations alone."""
+        """Add up the instructions of a kind; with names, those that access no other allocations than these."""
         chosen = [
             one for one in self.accesses if one.kind == kind and (not tensors or set(one.tensors) <= set(tensors))
         ]
@@ -113,11 +113,11 @@ class LaunchCounts:
         )
 
     def l2_bytes(self, *tensors: str) -> int:
-        """Bytes that loads fetch from the L2 if the L1 keeps all until the CTA ends, of all allocations or some."""
+        """Return the bytes that loads fetch from L2 if L1 keeps all until the CTA ends, of some allocations or all."""
         return SECTOR_BYTES * sum(self.sectors_by_cta[name] for name in tensors or self.sectors_by_cta)
 
     def device_bytes(self, *tensors: str) -> int:
-        """Bytes that loads fetch from device memory if the L2 keeps everything; of all allocations or some."""
+        """Return the bytes that loads fetch from device memory if L2 keeps everything, of some allocations or all."""
         return SECTOR_BYTES * sum(self.sectors_by_launch[name] for name in tensors or self.sectors_by_launch)
 
 
@@ -157,16 +157,16 @@ class Counter:
         self._issues = self._lanes = self._ctas = self._shared = 0
 
     def issue(self, warps: int, lanes: int) -> None:
-        """Some warps executed an instruction, with so many lanes at work."""
+        """Record that ``warps`` warps executed an instruction with ``lanes`` lanes at work."""
         self._issues += warps
         self._lanes += lanes
 
     def shared_access(self, warps: int) -> None:
-        """Some warps executed an access to shared memory."""
+        """Record that ``warps`` warps accessed shared memory."""
         self._shared += warps
 
     def access(self, access: Access) -> None:
-        """Some warps executed an access to global memory."""
+        """Record an access to global memory."""
         sums = self._accesses.setdefault(
             (access.instruction.line, access.instruction.text), _Sums(access.instruction, access.kind)
         )
@@ -188,7 +188,7 @@ class Counter:
             self._cta_sectors.append((cta << SECTOR_BITS) | sector)
 
     def end_batch(self, ctas: int, begins: Array) -> None:
-        """Some CTAs have ended; ``begins`` are the addresses of the allocations."""
+        """Record that ``ctas`` CTAs have ended; ``begins`` are the addresses of the allocations."""
         self._ctas += ctas
         if not self._cta_sectors:
             return
@@ -202,7 +202,7 @@ class Counter:
             self._by_launch[one] = np.unique(np.concatenate([self._by_launch.get(one, own[:0]), own]))
 
     def counts(self, kernel: str, names: Iterable[str]) -> LaunchCounts:
-        """What was counted; ``names`` are those of the allocations, in the order of their indices."""
+        """Return the counts; ``names`` are those of the allocations, in the order of their indices."""
         names = tuple(names)
         accesses = [
             AccessCounts(
@@ -231,7 +231,7 @@ class Counter:
 
 
 def count_runs(values: Array) -> int:
-    """How many different values there are in an array that is in order."""
+    """Count the different values of a sorted array."""
     return int(np.count_nonzero(values[1:] != values[:-1])) + 1 if len(values) else 0
 
 
@@ -243,7 +243,7 @@ class _Sums:
 
 
 def _distinct(warp: Array, sector: Array) -> Array:
-    """Different pairs of a warp and a sector, as one number each."""
+    """Return the different pairs of a warp and a sector, one number for each."""
     pairs = (warp.astype(np.uint64) << SECTOR_BITS) | sector
     # Neighbouring lanes mostly touch the same sector: most of the work is done before sorting.
     changed = np.flatnonzero(pairs[1:] != pairs[:-1]) + 1

@@ -4,39 +4,39 @@ from collections.abc import Sequence
 
 
 class PtxError(Exception):
-    """A program that cannot be run as it is, or does what no program may do."""
+    """The program cannot be executed, or does something that is an error on every GPU."""
 
 
 class UnknownInstruction(PtxError):
-    """An opcode, or a form of it, that the interpreter does not know; it is never skipped."""
+    """The interpreter does not know an opcode, or this form of it."""
 
 
 class OutOfBounds(PtxError):
-    """An access to memory that belongs to no allocation."""
+    """An access is not inside one allocation."""
 
 
 class Misaligned(PtxError):
-    """An access to an address that is no multiple of the access's size."""
+    """The address of an access is not a multiple of its size."""
 
 
 class ReadOnly(PtxError):
-    """A write to an input."""
+    """A kernel writes to an input."""
 
 
 class Uninitialized(PtxError):
-    """A read of a register or of global memory that nobody has written."""
+    """A kernel reads a register or global memory that was never written."""
 
 
 class Race(PtxError):
-    """Two lanes use one shared address, one of them writes, and nothing orders the two."""
+    """Two lanes access one shared address without a barrier between, and one of them writes."""
 
 
 class Divergence(PtxError):
-    """Lanes that must execute an instruction together do not, or wait for each other for ever."""
+    """Lanes that must execute an instruction together never do."""
 
 
 class Endless(PtxError):
-    """A launch executes more instructions than its limit."""
+    """A launch executes more instructions than the limit."""
 
 
 class Fault(Exception):
@@ -54,7 +54,7 @@ class Fault(Exception):
 
 
 def located(kind: type[PtxError], kernel: str, line: int, text: str, message: str) -> PtxError:
-    """An error that begins with the kernel, the line of its PTX and the instruction."""
+    """Build an error that begins with the kernel, the line of its PTX and the instruction."""
     return kind(f"{kernel}, line {line}, `{text}`: {message}")
 
 

@@ -23,7 +23,7 @@ CANONICAL_NAN = {"f16": 0x7FFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "f64": 0x7FF8
 
 @cache
 def bits_of(kind: str) -> int:
-    """Width of a PTX type, as 32 for ``f16x2``."""
+    """Return the width of a PTX type in bits: 32 for ``f16x2``."""
     if kind == "pred":
         return 1
     width, _, count = re.sub(r"^(bf|[a-z])", "", kind).partition("x")
@@ -31,14 +31,14 @@ def bits_of(kind: str) -> int:
 
 
 def is_type(text: str) -> bool:
-    """Whether a part of an opcode is a type."""
+    """Tell whether a part of an opcode is a type."""
     return (
         re.fullmatch(r"pred|[su](8|16|32|64)|b(8|16|32|64|128)|f(16|32|64)|bf16|f16x2|bf16x2|f32x2", text) is not None
     )
 
 
 def resized(raw: Array, bits: int, signed: bool = False) -> Array:
-    """Bits of another width: cut off above, or extended by zeros or by the sign."""
+    """Change the width of bits: truncate them, or extend them by zeros or by the sign."""
     width = raw.dtype.itemsize * 8
     if width == bits or raw.dtype == np.bool_:
         return raw
@@ -49,7 +49,7 @@ def resized(raw: Array, bits: int, signed: bool = False) -> Array:
 
 
 def decode(raw: Array, kind: str, flush: bool = False) -> Array:
-    """Values of a type from bits of its width; with ``flush`` subnormal FP32 becomes a zero of its sign."""
+    """Interpret bits as values of a type; with ``flush`` subnormal FP32 becomes a zero of its sign."""
     if kind == "f32":
         value: Array = raw.view(np.float32)
         return flushed(value) if flush else value
@@ -65,7 +65,7 @@ def decode(raw: Array, kind: str, flush: bool = False) -> Array:
 
 
 def encode(value: Array, kind: str, flush: bool = False) -> Array:
-    """Bits of values of a type; FP64 is rounded once to the nearest of a narrower float, ties to even."""
+    """Return the bits of values of a type; FP64 is rounded once to a narrower float, to nearest even."""
     if kind == "f32":
         narrow = value.astype(np.float32, copy=False)
         raw = (flushed(narrow) if flush else narrow).view(np.uint32)
@@ -86,13 +86,13 @@ def encode(value: Array, kind: str, flush: bool = False) -> Array:
 
 
 def flushed(value: Array) -> Array:
-    """FP32 with every subnormal replaced by a zero of its sign."""
+    """Replace every subnormal FP32 by a zero of its sign."""
     tiny = (value != 0) & (np.abs(value) < np.finfo(np.float32).tiny)
     return np.where(tiny, np.copysign(np.float32(0), value), value) if tiny.any() else value
 
 
 def bfloat16_bits(value: Array) -> Array:
-    """FP64 rounded once to bfloat16; NaN is left to the caller."""
+    """Round FP64 once to bfloat16; the bits of a NaN are left to the caller."""
     narrow = to_odd_float32(value.astype(np.float64, copy=False)).view(np.uint32)
     carry = np.uint32(0x7FFF) + ((narrow >> np.uint32(16)) & np.uint32(1))
     rounded: Array = ((narrow + carry) >> np.uint32(16)).astype(np.uint16)
@@ -100,7 +100,10 @@ def bfloat16_bits(value: Array) -> Array:
 
 
 def to_odd_float32(value: Array) -> Array:
-    """FP64 to FP32 rounded to odd: exact, or the neighbour whose last bit is set, so that a later rounding is right."""
+    """Round FP64 to FP32 to odd: the exact value, or the neighbour whose last bit is set.
+
+    A later rounding to a narrower float is then that of the exact value.
+    """
     near = value.astype(np.float32)
     back = near.astype(np.float64)
     wrong = (back != value) & np.isfinite(value)
@@ -113,7 +116,7 @@ def to_odd_float32(value: Array) -> Array:
 
 
 def fused(first: Array, second: Array, third: Array) -> Array:
-    """First · second + third in FP64, rounded to odd, for factors whose product is exact in FP64.
+    """Compute first · second + third in FP64, rounded to odd, for factors whose product is exact in FP64.
 
     A later rounding to a format of at most 51 digits is then that of the exact result (Boldo and Melquiond, 2008).
     """

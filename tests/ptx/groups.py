@@ -27,12 +27,12 @@ class Launch:
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Return the threads of a block."""
         return math.prod(self.block)
 
     @property
     def ctas(self) -> int:
-        """Blocks of the grid."""
+        """Return the blocks of the grid."""
         return math.prod(self.grid)
 
 
@@ -49,11 +49,11 @@ class Batch:
 
     @property
     def lanes(self) -> int:
-        """Lanes of all the CTAs."""
+        """Return the number of lanes of all CTAs."""
         return self.ctas * self.launch.threads
 
     def name_of(self, lane: int) -> str:
-        """Words for a lane."""
+        """Describe a lane by its thread and block."""
         cta, (x, y, _) = self.first_cta + int(lane) // self.launch.threads, self.launch.grid
         return f"thread {int(lane) % self.launch.threads} of block {cta % x, cta // x % y, cta // (x * y)}"
 
@@ -67,20 +67,20 @@ class Group:
 
     @cached_property
     def warps(self) -> int:
-        """How many warps have lanes here."""
+        """Return the number of warps that have lanes here."""
         return count_runs(self.lane >> 5)
 
     def split(self, chosen: Array) -> "Group":
-        """The chosen lanes with their registers."""
+        """Return the chosen lanes with their registers."""
         return Group(self.lane[chosen], {name: values[chosen] for name, values in self.registers.items()})
 
     def keep(self, live: frozenset[str]) -> "Group":
-        """The lanes with the registers of these names, as far as they hold something."""
+        """Return the lanes with only the registers of these names."""
         return Group(self.lane, {name: self.registers[name] for name in live & self.registers.keys()})
 
 
 def joined(groups: Sequence[Group]) -> Group:
-    """One group of several; a register that holds nothing in one of them holds garbage there."""
+    """Merge groups; a register that one of them never wrote holds garbage for its lanes."""
     if len(groups) == 1:
         return groups[0]
     lane = np.concatenate([group.lane for group in groups])
@@ -96,7 +96,7 @@ def joined(groups: Sequence[Group]) -> Group:
 
 
 def garbage(lanes: int, kind: "np.dtype[np.generic]") -> Array:
-    """What a register holds that was never written."""
+    """Return the content of a register that was never written."""
     if kind == np.bool_:
         return np.ones(lanes, np.bool_)
     return np.full(lanes * kind.itemsize, GARBAGE, np.uint8).view(kind)

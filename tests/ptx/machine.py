@@ -112,7 +112,7 @@ class _Scheduler:
         return self._enter(place + 1, group.keep(self.program.live_at(place + 1)).split(~taken))
 
     def _enter(self, place: int | None, group: Group) -> None:
-        """Let a group go on at the beginning of a block; at ``None`` its lanes end."""
+        """Continue a group at the beginning of a block; ``None`` ends its lanes."""
         if place is None:
             return
         if place >= len(self.program.instructions):
@@ -120,7 +120,7 @@ class _Scheduler:
         self.ready.setdefault(place, []).append(group.keep(self.program.live_at(place)))
 
     def _wait(self, group: Group, place: int, unit: int) -> Group | None:
-        """Lanes whose whole unit (a warp or CTA of so many lanes) has come; the others wait."""
+        """Return the lanes whose whole unit (a warp or CTA of so many lanes) has arrived; park the others."""
         if place in self.waiting:
             group = joined([self.waiting.pop(place), group])
         if len(group.lane) == self.batch.lanes:
@@ -137,14 +137,14 @@ class _Scheduler:
 
 
 def _rendezvous(instruction: Instruction, threads: int) -> int:
-    """How many lanes must execute an instruction together: those of a CTA, of a warp, or none."""
+    """Return how many lanes must execute an instruction together: those of a CTA, those of a warp, or 0."""
     if instruction.opcode[0] in ("bar", "barrier"):
         return WARP if "warp" in instruction.opcode else threads
     return WARP if "sync" in instruction.opcode else 0
 
 
 def _layout(program: Program, dynamic: int) -> tuple[dict[str, int], int]:
-    """Addresses of the variables in shared memory, and its size; the one that the launch sizes is the last."""
+    """Return the addresses of the variables in shared memory, and its size; the one without a size is the last."""
     addresses, place = {}, shared.BASE
     for variable in sorted(program.shared, key=lambda one: one.size is None):
         place = -(-place // variable.align) * variable.align
@@ -157,7 +157,7 @@ def _layout(program: Program, dynamic: int) -> tuple[dict[str, int], int]:
 
 
 def _cell(program: Program) -> int:
-    """The narrowest element that the program keeps in shared memory, in bytes."""
+    """Return the width of the narrowest element in shared memory, in bytes."""
     widths = [4]
     for instruction in program.instructions:
         if instruction.opcode[0] in ("ld", "st", "atom", "red") and "shared" in "".join(instruction.opcode):

@@ -1,8 +1,8 @@
 """Global memory: named allocations with guard zones between them, whose every access is checked.
 
-The whole memory is one array of bytes. Guard zones belong to nobody. A parallel array says which bytes hold something:
-what the host put there, or a kernel wrote. Reading any other byte is an error, and after the launch the bytes of an
-output that nobody wrote can be asked for.
+The whole memory is one array of bytes. Guard zones belong to no allocation. A parallel array says which bytes hold
+something: what the host put there, or a kernel wrote. Reading any other byte is an error. After the launch
+``unwritten`` tells which bytes of an output were never written.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ GUARD: Final = 4096
 ALIGNMENT: Final = 256
 """Of the address of an allocation, as ``cudaMalloc`` gives it."""
 GARBAGE: Final = 0xDB
-"""What memory holds before somebody writes it."""
+"""Content of memory that was never written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +65,11 @@ class GlobalMemory:
         self._holds[start : start + len(raw)] = 1
 
     def content(self, name: str) -> Array:
-        """A copy of the bytes of an allocation."""
+        """Return a copy of the bytes of an allocation."""
         return self._bytes[self._slice(name)].copy()
 
     def unwritten(self, name: str) -> Array:
-        """Places of the bytes of an allocation that hold nothing."""
+        """Return the offsets of the bytes of an allocation that were never written."""
         return np.flatnonzero(self._holds[self._slice(name)] == 0)
 
     def _slice(self, name: str) -> slice:
@@ -77,7 +77,7 @@ class GlobalMemory:
         return slice(one.address - BASE, one.address - BASE + one.size)
 
     def owners(self, address: Array, size: int, *, write: bool) -> Array:
-        """Index of the allocation (in ``names``) of each access of ``size`` bytes.
+        """Return the index of the allocation (in ``names``) of each access of ``size`` bytes.
 
         Raises:
             Fault: an access is misaligned, is not inside one allocation, or writes where it must not.
@@ -98,7 +98,7 @@ class GlobalMemory:
         return owner
 
     def _where(self, address: int, size: int) -> str:
-        """Words for an address, with the nearest allocation."""
+        """Describe an address by the nearest allocation."""
         text = f"{size} bytes at address {address:#x}"
         if not self.allocations:
             return f"{text}, where there is no memory"
@@ -123,7 +123,7 @@ class GlobalMemory:
             if (missing := holds[place] != whole).any():
                 position = int(np.flatnonzero(missing)[0])
                 where = self._where(int(address[position]) + item * width, width)
-                raise Fault(Uninitialized, position, f"reads {where}, which nobody has written")
+                raise Fault(Uninitialized, position, f"reads {where}, which was never written")
             values.append(data[place])
         return values
 
@@ -138,7 +138,7 @@ class GlobalMemory:
             holds[place] = unit(int.from_bytes(b"\x01" * width, "little"))
 
     def update(self, address: Array, width: int, change: Callable[[Array, Array], Array]) -> Array:
-        """Change one element of ``width`` bytes for each lane, one lane after the other; the old bits.
+        """Change one element of ``width`` bytes for each lane, one lane after the other, and return the old bits.
 
         ``change`` takes the old bits of elements that all differ, and which lanes they are of, and gives the new bits.
         The access must have been checked.
@@ -160,7 +160,7 @@ class GlobalMemory:
         return old
 
     def accumulate(self, address: Array, ufunc: np.ufunc, values: Array) -> None:
-        """Apply a function of which the order does not matter, as integer sums and maxima, to elements of memory.
+        """Apply a commutative function, as integer addition or maximum, to elements of memory.
 
         The access must have been checked.
 
@@ -172,7 +172,7 @@ class GlobalMemory:
         ufunc.at(self._bytes.view(values.dtype), place, values)
 
     def address_of(self, name: str) -> int:
-        """Address of an allocation.
+        """Return the address of an allocation.
 
         Raises:
             PtxError: there is none of this name.

@@ -31,7 +31,7 @@ class Done:
 
 
 def numpy_type(dtype: str) -> np.dtype[np.generic]:
-    """NumPy's type for a tensor of a launch."""
+    """Return NumPy's type for a tensor of a launch."""
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
@@ -52,7 +52,7 @@ def run_kernel(
         inputs: its inputs by name.
         counter: counts the launch; ``Counter()`` where only ``Done.counts`` is wanted.
         skew: bytes that all addresses are beyond a multiple of 256.
-        may_leave: names of outputs that may have bytes that nobody wrote.
+        may_leave: names of outputs that may have bytes that were never written.
 
     Raises:
         PtxError: it cannot be executed, does what no kernel may do, or leaves a part of an output unwritten.

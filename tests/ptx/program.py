@@ -124,11 +124,11 @@ class Program:
     labels: dict[str, int]
 
     def error(self, kind: type[PtxError], instruction: Instruction, message: str) -> PtxError:
-        """An error at an instruction."""
+        """Build an error at an instruction."""
         return located(kind, self.name, instruction.line, instruction.text, message)
 
     def target_of(self, branch: Instruction) -> int:
-        """The index that a branch jumps to."""
+        """Return the index that a branch jumps to."""
         (label,) = branch.operands
         assert isinstance(label, Symbol)
         if label.name not in self.labels:
@@ -137,7 +137,7 @@ class Program:
 
     @cached_property
     def blocks(self) -> tuple[range, ...]:
-        """Basic blocks, in order: each begins at a label that is jumped to, or behind a branch."""
+        """Return the basic blocks in order. A block begins at the target of a branch, or after a branch."""
         count = len(self.instructions)
         branches = [place for place, one in enumerate(self.instructions) if one.opcode[0] in ("bra", "ret", "exit")]
         leaders = {0, *(place + 1 for place in branches)}
@@ -147,16 +147,16 @@ class Program:
 
     @cached_property
     def ends(self) -> dict[int, int]:
-        """For each index the end of its block."""
+        """Return the end of the block of each index."""
         return {place: block.stop for block in self.blocks for place in block}
 
     def live_at(self, place: int | None) -> frozenset[str]:
-        """Names of the registers that may still be read at the beginning of a block; behind the end none."""
+        """Return the names of the registers that may still be read from the beginning of a block on."""
         return frozenset() if place is None else self.live.get(place, frozenset())
 
     @cached_property
     def live(self) -> dict[int, frozenset[str]]:
-        """Names of the registers that may still be read, by the first index of each block."""
+        """Return the names of the registers that may still be read, by the first index of each block."""
         effects = {block.start: self._effect(block) for block in self.blocks}
         live: dict[int, frozenset[str]] = dict.fromkeys(effects, frozenset())
         changed = True
@@ -183,7 +183,7 @@ class Program:
         return following
 
     def _effect(self, block: range) -> tuple[frozenset[str], frozenset[str]]:
-        """Registers that a block reads before it writes them, and those that it writes for certain."""
+        """Return the registers that a block reads before it writes them, and those that it always writes."""
         read: set[str] = set()
         written: set[str] = set()
         for place in block:
@@ -198,7 +198,7 @@ class Program:
 
 
 def reads_and_writes(instruction: Instruction) -> tuple[list[Register], list[Register]]:
-    """Registers that an instruction writes, and those that it reads."""
+    """Return the registers that an instruction writes, and those that it reads."""
     places = list(instruction.operands)
     predicate = [instruction.predicate.register] if instruction.predicate else []
     if instruction.opcode[0] in NO_RESULT:
@@ -382,7 +382,7 @@ class _Reader:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Operands, separated by the commas that are in no brackets."""
+    """Split operands at the commas that are outside of brackets."""
     depth = start = 0
     for place, letter in enumerate(text):
         depth += (letter in "[{") - (letter in "]}")

@@ -1,16 +1,16 @@
-"""Shared memory of the CTAs of a batch, and the check that no two lanes race for one address.
+"""Shared memory of the CTAs of a batch, and the check for races.
 
-Two accesses of one cell of shared memory race if they are of two lanes, one of them writes, and nothing orders them.
-What orders them:
+Two accesses of one cell of shared memory race if they are of two lanes, one of them writes, and no barrier orders them.
+Two barriers count:
 
 - ``bar.sync`` between them, for all lanes of the CTA;
 - ``bar.warp.sync`` between them, for lanes of one warp.
 
-Nothing else does. Lanes of one warp are no exception: since Volta they need not run in lockstep, and ``shfl.sync``,
+Lanes of one warp are no exception: since Volta they need not run in lockstep, and ``shfl.sync``,
 ``redux.sync`` and ``ldmatrix`` wait for the lanes of a warp but order no memory (PTX ISA, "Memory consistency model").
-One thing is no race: several lanes that write the same value to the same cell. Triton does so wherever a layout holds
-an element more than once, and whichever write comes last the content is the same. Reading such a cell before the next
-barrier is a race, even for one of its writers.
+Several lanes that write the same value to the same cell do not race. Triton writes so where a layout holds an element
+more than once, and the content is the same in any order. Reading such a cell before the next barrier is a race, also
+for one of the writers.
 """
 
 from typing import Final
@@ -41,12 +41,12 @@ class SharedMemory:
         """Barriers that a warp has passed, its own and those of its CTA."""
 
     def pass_barrier(self, lane: Array) -> None:
-        """Order what the CTAs of these lanes did before and will do."""
+        """Order the earlier and later accesses of the CTAs of these lanes."""
         self._time[np.unique(lane // self._threads)] += 1
         self.pass_warp_barrier(lane)
 
     def pass_warp_barrier(self, lane: Array) -> None:
-        """Order what the warps of these lanes did before and will do."""
+        """Order the earlier and later accesses of the warps of these lanes."""
         self._warp_time[np.unique(lane >> 5)] += 1
 
     def load(self, lane: Array, address: Array, width: int, count: int) -> list[Array]:
@@ -97,7 +97,7 @@ class SharedMemory:
         return lane // self._threads * self._stride + offset
 
     def _cells(self, place: Array, size: int) -> Array:
-        """Cells (lanes, cells of one access)."""
+        """Return the cells of each access (lanes, cells of one access)."""
         return place[:, None] // self.cell + np.arange(size // self.cell)
 
     def _check_reads(self, lane: Array, place: Array, size: int) -> None:
@@ -113,7 +113,7 @@ class SharedMemory:
         _record(self._writes, own, cells)
 
     def _stamp(self, lane: Array) -> Array:
-        """Who and when, as one number for each lane (lanes, 1): see the constants above."""
+        """Return lane and time as one number for each lane (lanes, 1): see ``LANE_MASK`` and the following."""
         time, warp_time = self._time[lane // self._threads], self._warp_time[lane >> 5]
         stamp: Array = (time << TIME_SHIFT) | (warp_time << WARP_TIME_SHIFT) | lane
         return stamp[:, None]
@@ -147,7 +147,7 @@ TIME_SHIFT: Final = 40
 
 
 def _recent(before: Array, own: Array) -> Array:
-    """Whether nothing lies between the use with stamp ``before`` and one with stamp ``own``."""
+    """Tell whether no barrier lies between the access with stamp ``before`` and the one with stamp ``own``."""
     difference = before ^ own
     ordered = ((difference & (WARP_MASK | SEVERAL_WARPS)) == 0) & ((difference & WARP_TIME_MASK) != 0)
     recent: Array = ((difference >> TIME_SHIFT) == 0) & ~ordered
@@ -155,14 +155,14 @@ def _recent(before: Array, own: Array) -> Array:
 
 
 def _record(stamps: Array, own: Array, cells: Array) -> None:
-    """Note a use of cells, together with those before it that nothing orders."""
+    """Record an access of cells, together with the earlier ones that no barrier separates from it."""
     before = stamps[cells]
     counts, difference = _recent(before, own), before ^ own
     stamp = np.broadcast_to(own, cells.shape).copy()
     stamp[counts & ((difference & (LANE_MASK | SEVERAL_LANES)) != 0)] |= SEVERAL_LANES
     stamp[counts & ((difference & (WARP_MASK | SEVERAL_WARPS)) != 0)] |= SEVERAL_WARPS
     stamps[cells] = stamp
-    # Of several lanes the last one was noted; the others see that it is not they.
+    # Of several lanes the last one was recorded; the others find another stamp than their own.
     difference = stamps[cells] ^ stamp
     if difference.any():
         stamps[cells[(difference & (LANE_MASK | SEVERAL_LANES)) != 0]] |= SEVERAL_LANES

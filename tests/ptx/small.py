@@ -17,7 +17,7 @@ REGISTERS = """.reg .pred %p<16>; .reg .b16 %h<32>; .reg .b32 %r<32>; .reg .b64 
 
 @dataclass(frozen=True)
 class Result:
-    """The tensors after the launch, bytes that nobody wrote, and the counts."""
+    """The tensors after the launch, bytes that were never written, and the counts."""
 
     tensors: dict[str, Array]
     unwritten: dict[str, int]
@@ -25,7 +25,7 @@ class Result:
 
 
 def kernel(body: str, pointers: Sequence[str] = (), scalars: Sequence[str] = (), head: str = "") -> str:
-    """A module whose entry has its pointers in registers %name, its scalars likewise, and the thread in %tid."""
+    """Write a module. Its body finds pointers and scalars in registers %name, and the thread in %thread."""
     names = [*pointers, *scalars]
     parameters = ",\n".join(
         f"\t.param .{'u64 .ptr .global .align 1' if name in pointers else 'u32'} k_param_{place}"
@@ -67,9 +67,9 @@ def execute(
     shared_bytes: int = 0,
     head: str = ".extern .shared .align 16 .b8 smem[];",
 ) -> Result:
-    """Run a body on inputs, and on outputs whose NaN (floats) or content says whether somebody put something there.
+    """Run a body on inputs and outputs.
 
-    An output that is an empty shape of zeros is memory that nobody has written; ``filled`` outputs begin as they are.
+    An output that is all zeros is memory that was never written; any other begins as it is.
     """
     inputs, outputs, scalars = inputs or {}, outputs or {}, scalars or {}
     tensors = {**inputs, **outputs}

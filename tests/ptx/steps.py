@@ -1,4 +1,4 @@
-"""From an instruction to a function that executes it on a group of lanes."""
+"""Compile an instruction to a function that executes it on a group of lanes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -33,7 +33,7 @@ _operation = lru_cache(maxsize=None)(operation)
 
 
 def chosen_lanes(program: Program, instruction: Instruction, group: Group) -> Array | None:
-    """Which lanes execute an instruction, or ``None`` if all do."""
+    """Return which lanes execute an instruction, or ``None`` if all do."""
     if instruction.predicate is None:
         return None
     name = instruction.predicate.register.name
@@ -65,7 +65,7 @@ class Compiler:
         self.program, self.arguments, self.threads, self.variables = program, arguments, threads, variables
 
     def compile(self, instruction: Instruction) -> Step | None:
-        """A function that executes the instruction, or ``None`` for branches and returns.
+        """Return a function that executes the instruction, or ``None`` for branches and returns.
 
         Raises:
             UnknownInstruction: it, or this form of it, is not known.
@@ -98,7 +98,7 @@ class Compiler:
     # Operands
 
     def _reader(self, instruction: Instruction, operand: Operand | None, kind: str) -> Reader:
-        """A function that gives the bits of an operand, as many as the type has."""
+        """Return a function that reads the bits of an operand, as many as the type has."""
         bits = bits_of(kind)
         match operand:
             case Register(name, width):
@@ -125,7 +125,7 @@ class Compiler:
             raise self.program.error(Uninitialized, instruction, f"reads {name}, which holds nothing") from None
 
     def _writer(self, instruction: Instruction, operand: Operand | None, kind: str) -> Writer:
-        """A function that writes bits of a type to a register, extended if the register is wider."""
+        """Return a function that writes bits of a type to a register, extended if the register is wider."""
         if operand is None:
             return lambda group, value: None
         if not isinstance(operand, Register) or operand.bits < bits_of(kind) or (operand.bits == 1) != (kind == "pred"):
@@ -150,7 +150,7 @@ class Compiler:
         return chosen
 
     def _active(self, batch: Batch, group: Group, instruction: Instruction) -> tuple[Array | slice, Array]:
-        """Positions in the group of the lanes that execute the instruction, and the lanes."""
+        """Return the positions in the group of the lanes that execute the instruction, and the lanes."""
         chosen = self._chosen(batch, group, instruction)
         if chosen is None or chosen.all():
             return slice(None), group.lane
@@ -356,7 +356,7 @@ class Compiler:
             raise self._unknown(instruction, "only the mask of all lanes is known")
 
     def _warp_wide(self, instruction: Instruction, found: Operation) -> Step:
-        """An instruction whose lanes see each other's registers; the last operand is the mask of lanes."""
+        """Compile an instruction that exchanges registers within a warp; its last operand is the mask of lanes."""
         target, *sources = instruction.operands
         results = target.items if isinstance(target, Vector) else (target,)
         if len(sources) != len(found.sources) + 1 or len(results) > 2 or instruction.predicate:
@@ -376,7 +376,7 @@ class Compiler:
         return step
 
     def _matrix(self, instruction: Instruction) -> Step:
-        """``ldmatrix`` and ``stmatrix``: 8 × 8 elements of 16 bits; eight lanes each give the rows of a matrix."""
+        """Compile ``ldmatrix`` or ``stmatrix``: 8 × 8 elements of 16 bits; eight lanes address the rows of a matrix."""
         words = [word.removesuffix("::cta") for word in instruction.opcode[1:] if word != "trans"]
         transposed = "trans" in instruction.opcode
         counts = {"x1": 1, "x2": 2, "x4": 4}
@@ -445,7 +445,7 @@ class Compiler:
 
 
 def special(name: str, batch: Batch, lane: Array) -> Array:
-    """A read-only register of the machine, as ``%ctaid.x``."""
+    """Return the values of a read-only register, as ``%ctaid.x``."""
     name, _, axis = name.removeprefix("%").partition(".")
     threads = batch.launch.threads
     if name == "laneid":
@@ -462,7 +462,7 @@ def special(name: str, batch: Batch, lane: Array) -> Array:
 
 
 def shared_bits(place: Operand) -> int:
-    """Width of an address in shared memory."""
+    """Return the width of an address in shared memory."""
     base = place.base if isinstance(place, Address) else None
     return base.bits if isinstance(base, Register) else 32
 

@@ -92,7 +92,9 @@ def test_misaligned_accesses_are_named():
 def test_inputs_are_not_written_and_memory_is_not_read_before_somebody_wrote_it():
     with pytest.raises(ReadOnly, match=r"thread 0 of .*: writes 4 bytes at .*, in the input given"):
         copied("st.global.b32 [%d1], %thread;", 4)
-    with pytest.raises(Uninitialized, match=r"thread 0 of .*: reads 4 bytes at .* from out of 256 bytes, which nobody"):
+    with pytest.raises(
+        Uninitialized, match=r"thread 0 of .*: reads 4 bytes at .* from out of 256 bytes, which was never written"
+    ):
         copied("ld.global.b32 %r1, [%d2];", 4)
     with pytest.raises(Uninitialized):
         copied("red.global.gpu.relaxed.add.u32 [%d2], 1;", 4)

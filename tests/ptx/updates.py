@@ -35,7 +35,7 @@ class Update:
 
 
 def update_of(opcode: tuple[str, ...]) -> Update | None:
-    """What an atomic instruction does, or ``None`` if it is not known."""
+    """Return what an atomic instruction does, or ``None`` if it is not known."""
     name, *parts = opcode
     if "global" not in parts:
         return None

@@ -1,4 +1,4 @@
-"""Instructions whose lanes see each other's registers, as functions on arrays (warps, 32)."""
+"""Instructions that exchange registers within a warp, as functions on arrays (warps, 32)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ LANE = np.arange(32)
 
 
 def warp_operation(opcode: tuple[str, ...]) -> Operation | None:
-    """What such an instruction computes, or ``None`` if it is not one; the mask of lanes is no source of it."""
+    """Return what an instruction computes across a warp, or ``None``; the mask of lanes is not among its sources."""
     match opcode:
         case ("shfl", "sync", ("up" | "down" | "bfly" | "idx") as mode, "b32"):
             return Operation(("b32", "b32", "b32"), "b32", _shuffle(mode))
