@@ -50,8 +50,9 @@ class Trained:
 
     @property
     def brief(self) -> dict[str, float]:
-        """The two figures that sum the metrics up."""
-        return {"mAP": self.metrics["mAP"], "NDS": self.metrics["NDS"]}
+        """The two figures that sum the metrics up, and the errors of heading and velocity, which NDS may hide."""
+        errors = self.metrics["tp_errors"]
+        return {"mAP": self.metrics["mAP"], "NDS": self.metrics["NDS"], "mAOE": errors["mAOE"], "mAVE": errors["mAVE"]}
 
 
 @click.command()
@@ -153,8 +154,9 @@ def draw(export: Export, keyframe: KeyFrame, png: Path) -> bytes:
     return encoded.getvalue()
 
 
-HEADER = ["model", "mAP", "NDS", "mAP +", "NDS +", "median, ms"]
-"""Metrics in per cent; the gains are the distilled student's over the other; the latency is the network's."""
+HEADER = ["model", "mAP", "NDS", "mAP +", "NDS +", "mAOE", "mAVE", "median, ms"]
+"""mAP and NDS in per cent, mAOE in rad, mAVE in m/s; the gains are the distilled student's over the other; the latency
+is the network's."""
 
 
 def table_rows(models: dict[str, Trained], latency: dict[str, float]) -> list[list[str]]:
@@ -166,7 +168,8 @@ def table_rows(models: dict[str, Trained], latency: dict[str, float]) -> list[li
         figures = model.metrics
         gains = [f"{100 * (figures[m] - alone[m]):+.2f}" if name == "distilled" else "" for m in ("mAP", "NDS")]
         shown = [f"{100 * figures[m]:.2f}" for m in ("mAP", "NDS")]
-        rows.append([names[name], *shown, *gains, f"{latency[name]:.1f}"])
+        errors = [f"{model.brief[error]:.2f}" for error in ("mAOE", "mAVE")]
+        rows.append([names[name], *shown, *gains, *errors, f"{latency[name]:.1f}"])
     return rows
 
 

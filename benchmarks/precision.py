@@ -85,13 +85,14 @@ def main(runs: tuple[Path, ...], scenes: int, out: Path, json_file: Path, **requ
             rows = [*(old for old in rows if identity(old) != identity(row)), row]
             figures = {"rows": rows, "command": commands, "machine": machine(), "versions": versions()}
             write_json(json_file, figures)
-    header = ["student", "precision", "mAP", "NDS", "latency", "MiB", "RTX"]
+    header = ["student", "precision", "mAP", "NDS", "mAOE", "mAVE", "latency", "MiB", "RTX"]
     shown = [
         [row["student"], f"{row['precision']} {row['method']}", f"{100 * row['mAP']:.2f}", f"{100 * row['NDS']:.2f}",
+         f"{row['mAOE']:.2f}", f"{row['mAVE']:.2f}",
          f"{row['latency_ratio']:.2f}", f"{row['bytes'] / 2**20:.2f}", "yes" if row["rtx_builds"] else "no"]
         for row in rows
     ]  # fmt: skip
-    table("precisions (metrics in %, latency relative to FP32)", header, shown)
+    table("precisions (mAP and NDS in %, mAOE in rad, mAVE in m/s, latency relative to FP32)", header, shown)
 
 
 def identity(row: dict[str, Any]) -> tuple[str, str, str]:

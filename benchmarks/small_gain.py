@@ -76,15 +76,26 @@ def main(steps: int, teacher_steps: int, overrides: tuple[str, ...], device: str
     _, alone = trained("alone", "cam", steps)
     _, distilled = trained("distilled", "cam", steps, teacher)
     figures = {"teacher": taught, "alone": alone, "distilled": distilled}
-    rows = {name: {key: metrics[key] for key in ("mAP", "NDS")} for name, metrics in figures.items()}
+    errors = ("mAOE", "mAVE")
+    rows = {
+        name: {key: metrics[key] for key in ("mAP", "NDS")} | {key: metrics["tp_errors"][key] for key in errors}
+        for name, metrics in figures.items()
+    }
     gain = {key: distilled[key] - alone[key] for key in ("mAP", "NDS")}
     environment_of_run = to_plain(environment())
     write_json(
         json_file,
         {"steps": steps, "teacher_steps": teacher_steps, "environment": environment_of_run, **rows, "gain": gain},
     )
-    cells = [[name, *(f"{100 * value:.2f}" for value in its.values())] for name, its in [*rows.items(), ("gain", gain)]]
-    table("recipe small, in %", ["detector", "mAP", "NDS"], cells)
+    cells = [
+        [
+            name,
+            *(f"{100 * its[key]:.2f}" for key in ("mAP", "NDS")),
+            *(f"{its[key]:.2f}" if key in its else "" for key in errors),
+        ]
+        for name, its in [*rows.items(), ("gain", gain)]
+    ]
+    table("recipe small: mAP and NDS in %, mAOE in rad, mAVE in m/s", ["detector", "mAP", "NDS", *errors], cells)
     if gain["mAP"] <= 0 or gain["NDS"] <= 0:
         raise UdxError(f"distillation gained nothing: mAP {gain['mAP']:+.4f}, NDS {gain['NDS']:+.4f}; see {out}")
     say(f"distillation gains {100 * gain['mAP']:+.2f} mAP and {100 * gain['NDS']:+.2f} NDS")

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,7 @@ from udx.data.detections import Detections
 from udx.data.frame import KeyFrame
 from udx.data.nuscenes import has_devkit, open_dataroot, scenes_of_split
 from udx.errors import UdxError, first_line
-from udx.files import write_json, write_text
+from udx.files import write_json, write_with
 from udx.geometry import CLASSES
 from udx.geometry.arrays import FloatArray
 from udx.geometry.se3 import quaternion_of, transform_points
@@ -137,7 +137,7 @@ def evaluate(
         )
     with tempfile.TemporaryDirectory(prefix="udx-eval-") as scratch:
         submission = (out_dir or Path(scratch)) / "results_nusc.json"
-        write_text(submission, json.dumps(submission_of(detections, keyframes, modality), allow_nan=False))
+        write_with(submission, lambda partial: _write_submission(partial, detections, keyframes, modality))
         scored = scenes or scenes_of_split(nusc, split)
         try:
             return _official(nusc, scored, submission, Path(scratch))
@@ -156,24 +156,47 @@ def submission_of(
     Raises:
         UdxError: a keyframe has no detections given.
     """
+    return {"meta": _meta(modality), "results": dict(_results(detections, keyframes))}
+
+
+def _write_submission(
+    path: Path, detections: Mapping[str, Detections], keyframes: Sequence[KeyFrame], modality: str
+) -> None:
+    """Write ``submission_of`` keyframe by keyframe: as one text that of val would take gigabytes."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"meta": {json.dumps(_meta(modality))}, "results": {{')
+        for number, (token, records) in enumerate(_results(detections, keyframes)):
+            file.write(f"{', ' if number else ''}{json.dumps(token)}: {json.dumps(records, allow_nan=False)}")
+        file.write("}}")
+
+
+def _results(
+    detections: Mapping[str, Detections], keyframes: Sequence[KeyFrame]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Token and records of each keyframe.
+
+    Raises:
+        UdxError: a keyframe has no detections given.
+    """
     missing = [keyframe.token for keyframe in keyframes if keyframe.token not in detections]
     if missing:
         raise UdxError(
             f"there are no detections of sample {missing[0]}; run the detector on every keyframe of the split"
         )
-    results = {keyframe.token: _records(keyframe, detections[keyframe.token]) for keyframe in keyframes}
-    if not any(results.values()):
-        # DetectionEval fails without a single box; this one is far beyond every class's range, so it is never scored.
-        results[keyframes[0].token] = _records(keyframes[0], _BEYOND_RANGE)
+    # DetectionEval fails without a single box; this one is far beyond every class's range, so it is never scored.
+    empty = not any(len(detections[keyframe.token]) for keyframe in keyframes)
+    for number, keyframe in enumerate(keyframes):
+        its = _BEYOND_RANGE if empty and number == 0 else detections[keyframe.token]
+        yield keyframe.token, _records(keyframe, its)
+
+
+def _meta(modality: str) -> dict[str, bool]:
     return {
-        "meta": {
-            "use_camera": modality != "lidar",
-            "use_lidar": modality != "cam",
-            "use_radar": False,
-            "use_map": False,
-            "use_external": False,
-        },
-        "results": results,
+        "use_camera": modality != "lidar",
+        "use_lidar": modality != "cam",
+        "use_radar": False,
+        "use_map": False,
+        "use_external": False,
     }
 
 

@@ -1,17 +1,21 @@
 """Accelerate: the device, the precision, and the processes that train together."""
 
 import os
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.state import AcceleratorState
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, but not re-exported
 
+PATIENCE: Final = timedelta(hours=2)
+"""How long processes wait for each other: the first one scores a whole validation split while the others do."""
+
 
 def join_processes() -> None:
     """Meet the other processes, if ``torchrun`` or ``accelerate launch`` has started several."""
-    PartialState(cpu=_on_cpu(), **_place_to_meet())
+    PartialState(cpu=_on_cpu(), timeout=PATIENCE, **_place_to_meet())
 
 
 def make_accelerator(precision: str) -> Accelerator:

@@ -1,7 +1,7 @@
 """The evaluation of a detector while it is trained: nuScenes' metrics, and pictures of a few keyframes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 
 PICTURE_WIDTH_PX = 1600
 PICTURE_SCORE = 0.2
+BRIEF_BOXES: Final = 200
 
 
 class Examiner:
-    """Evaluates on a split, in all processes together; the first one scores and draws."""
+    """Evaluates on a split, in all processes together; the first one scores and draws.
+
+    While training goes on, ``brief`` scores the ``BRIEF_BOXES`` best boxes of a keyframe, for nuScenes' own code takes
+    about 2 KB of memory and 0.1 ms a box: 500 boxes of each of val's 6,019 keyframes are 5 GiB and 5 minutes.
+    """
 
     def __init__(
         self,
@@ -37,19 +42,28 @@ class Examiner:
         self.nusc, self.split, self.keyframes, self.config, self.read = nusc, split, keyframes, config, read
         self.last: Metrics | None = None
 
-    def __call__(self, detector: Detector, progress: Callable[[int, int], None]) -> Validation:
+    def __call__(self, detector: Detector, progress: Callable[[int, int], None], *, brief: bool = False) -> Validation:
         """Detect on every keyframe once, and score; pictures are drawn in the first process alone."""
         train = self.config.train
-        found = predict_together(detector, self.keyframes, workers=train.workers, read=self.read, progress=progress)
+        found = predict_together(
+            detector,
+            self.keyframes,
+            workers=train.workers,
+            read=self.read,
+            progress=progress,
+            most=BRIEF_BOXES if brief else None,
+        )
         metrics = None
         pictures: Mapping[str, ByteArray] = {}
         if processes.is_main():
             modality = self.config.detector.spec.modality
             metrics = evaluate(self.nusc, self.split, found, self.keyframes, modality=modality)
             pictures = draw(self.keyframes, found, train.pictures)
-        self.last = processes.of_main(metrics)
-        assert self.last is not None
-        return Validation(self.last, pictures)
+        metrics = processes.of_main(metrics)
+        assert metrics is not None
+        if not brief:
+            self.last = metrics
+        return Validation(metrics, pictures)
 
 
 def draw(keyframes: Sequence[KeyFrame], found: Mapping[str, Detections], number: int) -> dict[str, ByteArray]:

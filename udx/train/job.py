@@ -329,6 +329,9 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
             at = progress.step, progress.steps
             tick(*at, f"epoch {progress.epoch + 1} of {progress.epochs}, {losses_line(progress.losses)}")
 
+        def evaluating(done: int, total: int) -> None:
+            tick(*at, f"evaluating {done}/{total} of {data.val_split}")
+
         detector = train(
             Job(
                 config=config,
@@ -341,9 +344,8 @@ def fit(lineup: Lineup, data: Dataset, bar: Bar) -> tuple[Run, Metrics]:
                 read=data.read,
                 teacher_cache=lineup.teacher_cache,
                 resume=lineup.resume,
-                validate=lambda detector: examiner(
-                    detector, lambda done, total: tick(*at, f"evaluating {done}/{total} of {data.val_split}")
-                ),
+                validate=lambda detector: examiner(detector, evaluating, brief=True),
+                validate_at_end=lambda detector: examiner(detector, evaluating),
                 watch=watch,
                 warn=lambda sentence: tell(f"warning: {sentence}"),
             )

@@ -66,7 +66,8 @@ class Job:
     ``teacher`` and ``start`` are runs; the start has the same detector, and only its weights are taken.
     ``student_mAP`` is that of such a student without a teacher, where it is known: the teacher is held against it.
     ``read`` reads the sweeps. ``teacher_cache`` is a folder to keep the teacher's lessons in. ``validate`` evaluates a
-    detector after epochs, in all processes together. ``warn`` is told what may be wrong.
+    detector after epochs, in all processes together, and ``validate_at_end`` after the last one in its place, where
+    there is one. ``warn`` is told what may be wrong.
     """
 
     config: RunConfig
@@ -80,6 +81,7 @@ class Job:
     teacher_cache: Path | None = None
     resume: bool = False
     validate: Callable[[Detector], Validation] | None = None
+    validate_at_end: Callable[[Detector], Validation] | None = None
     watch: Callable[[Progress], None] = field(default=lambda progress: None)
     warn: Callable[[str], None] = field(default=lambda sentence: None)
 
@@ -317,11 +319,12 @@ class _Session:
         if processes.is_main():
             self.keeper.save_epoch(epoch, self.step, self.shipped, config.keep_epochs)
         due = last or (config.validate_every > 0 and epoch % config.validate_every == 0)
-        if self.job.validate is None or not due:
+        validate = (self.job.validate_at_end if last else None) or self.job.validate
+        if validate is None or not due:
             return
         self.validated = epoch - 1  # an evaluation that is cut short is made again
         self.save()
-        found = self.job.validate(self.shipped)
+        found = validate(self.shipped)
         self.validated = epoch
         if processes.is_main():
             self._keep_validation(epoch, found)

@@ -22,8 +22,12 @@ def predict(
     workers: int = 1,
     read: ReadSweeps = read_sweeps,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    most: int | None = None,
 ) -> dict[str, Detections]:
-    """Detections by sample token; the detector is put into eval mode and stays on its device."""
+    """Detections by sample token; the detector is put into eval mode and stays on its device.
+
+    ``most``: how many boxes of a sample, those of the best scores; without it all that the detector has.
+    """
     detector.eval()
     if not keyframes:
         return {}
@@ -33,7 +37,9 @@ def predict(
     loader, _ = make_loader(dataset, min(batch_size, len(keyframes)), workers, seed=None, drop_last=False)
     found: dict[str, Detections] = {}
     for batch in batches(loader, device):
-        decoded = decode(detector(batch.inputs).heads, config.spec.grid, config.max_boxes)
+        decoded = decode(
+            detector(batch.inputs).heads, config.spec.grid, min(config.max_boxes, most or config.max_boxes)
+        )
         for token, boxes, scores, labels in zip(
             batch.tokens, decoded.boxes_BK9.cpu(), decoded.scores_BK.cpu(), decoded.labels_BK.cpu(), strict=True
         ):
@@ -49,8 +55,9 @@ def predict_together(
     workers: int = 1,
     read: ReadSweeps = read_sweeps,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    most: int | None = None,
 ) -> dict[str, Detections]:
     """``predict``, with every process of a distributed run taking its share; all of them get all detections."""
     share = keyframes[processes.rank() :: processes.count()]
-    found = predict(detector, share, workers=workers, read=read, progress=progress)
+    found = predict(detector, share, workers=workers, read=read, progress=progress, most=most)
     return {token: its for part in processes.of_all(found) for token, its in part.items()}

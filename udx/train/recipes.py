@@ -238,7 +238,7 @@ def base(modality: Modality) -> RunConfig:
             augmentation=_paper_augmentation(),
             workers=8,
             class_balanced=True,
-            validate_every=1,
+            validate_every=4,
             keep_epochs=2,
             channels_last=True,
         ),
