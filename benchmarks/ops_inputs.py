@@ -29,6 +29,24 @@ GRIDS: Final = {
 IMAGE_WIDTH_PX, IMAGE_HEIGHT_PX, STRIDE_PX = 704, 256, 16
 
 
+@dataclass(frozen=True, slots=True)
+class PoolShape:
+    """Sizes of a camera detector with six cameras and feature maps of 16 × 44."""
+
+    grid: BevGrid
+    bins: int
+    channels: int
+
+    def smaller(self, scale: int) -> "PoolShape":
+        """The same view with cells, and steps of depth, ``scale`` times as large."""
+        grid = BevGrid(self.grid.x_min, self.grid.x_max, self.grid.y_min, self.grid.y_max, self.grid.cell * scale)
+        return PoolShape(grid, max(self.bins // scale, 1), self.channels)
+
+
+BEV_POOL_V3: Final = PoolShape(BevGrid(-51.2, 51.2, -51.2, 51.2, 0.512), bins=88, channels=64)
+"""The case that NVIDIA publishes for its BEVPoolV3 (24 June 2026): six cameras, 88 bins, 16 × 44, 200 × 200 cells."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolCase:
     """What ``bev_pool`` is given: see its legend. ``cells`` is the number of cells of the grid."""

@@ -73,7 +73,8 @@ def assert_same_launch(operator, recorder):
     assert (*recorder.grid, 1, 1)[:3] == launch.grid_for(shapes)
     options = {"num_warps": 4} | recorder.options
     assert options.pop("num_warps") == launch.num_warps
-    options.pop("enable_fp_fusion", None)  # off in everything that is compiled ahead of time
+    assert options.pop("maxnreg", None) == launch.max_registers
+    assert options.pop("enable_fp_fusion") is False  # as in all that is compiled ahead of time
     if "ACCUMULATE" in options:
         assert options["ACCUMULATE"] == getattr(triton.language, launch.constants["ACCUMULATE"])
         options["ACCUMULATE"] = launch.constants["ACCUMULATE"]

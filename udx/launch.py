@@ -108,7 +108,8 @@ class Output:
 class Launch:
     """One kernel for given types and constants. The arguments are the inputs, then scalars, then outputs.
 
-    ``constants`` are compiled in; a word names a type of the accumulator. ``grid`` holds three sizes.
+    ``constants`` are compiled in; a word names a type of the accumulator. ``grid`` holds three sizes. A thread gets
+    ``max_registers``; without a bound the assembler chooses, and may rather spill than let fewer warps run.
     """
 
     kernel: str
@@ -118,6 +119,7 @@ class Launch:
     constants: dict[str, Any]
     grid: tuple[str, str, str]
     num_warps: int
+    max_registers: int | None = None
 
     def __post_init__(self) -> None:
         strange = [name for name, value in self.constants.items() if not isinstance(value, int | float | str)]

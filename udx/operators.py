@@ -135,6 +135,11 @@ class PoolTiling:
         """A thread for every item."""
         return self.items // 32
 
+    @property
+    def max_registers(self) -> int:
+        """Of a thread: few enough for many warps, enough to spill none; a small program's threads need more."""
+        return 64 if self.num_warps == 8 else 112
+
     def programs_size(self, cells: str) -> str:
         """Number of programs for a number of cells, as a size: four for each tile."""
         across = -(-self.columns // self.tile_columns)
@@ -197,6 +202,7 @@ class BevPool(Operator):
             },
             grid=(tiling.programs_size(cells), str(tiling.channel_blocks(channels)), "cell_offsets[0]"),
             num_warps=tiling.num_warps,
+            max_registers=tiling.max_registers,
         )
 
 

@@ -145,7 +145,12 @@ def _compile(launch: Launch, arch: int) -> Any:
         constexprs=constants,
         attrs=aligned,
     )
-    options = {"num_warps": launch.num_warps, "ptx_version": PTX_VERSIONS[arch], "enable_fp_fusion": False}
+    options = {
+        "num_warps": launch.num_warps,
+        "maxnreg": launch.max_registers,
+        "ptx_version": PTX_VERSIONS[arch],
+        "enable_fp_fusion": False,
+    }
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 

@@ -74,9 +74,12 @@ def bev_pool_kernel(
     # A cell's rank is the number of cells that come before it: those with more points, or as many and a lower index.
     # Cells of other programs come last.
     count = tl.where(own, count, -1)
-    more = (count[None, :] > count[:, None]) | ((count[None, :] == count[:, None]) & (local[None, :] < local[:, None]))
-    rank = tl.sum(more.to(tl.int32), axis=1)
-    ranked = tl.sum(tl.where(rank[None, :] == local[:, None], local[None, :], 0), axis=1)
+    # Sums are over the first axis, which leaves few of their values in each thread's registers.
+    before = (count[:, None] > count[None, :]) | (
+        (count[:, None] == count[None, :]) & (local[:, None] < local[None, :])
+    )
+    rank = tl.sum(before.to(tl.int32), axis=0)
+    ranked = tl.sum(tl.where(rank[:, None] == local[None, :], local[:, None], 0), axis=0)
     # Items are (cell, vector of channels) in that order; a group of them is pooled at a time.
     item = 0
     while item < members * LANES:
@@ -243,6 +246,7 @@ def pool(depth_BNDhw: Tensor, context_BNhwC: Tensor, point_index_BP: Tensor, cel
         **_sizes(depth_BNDhw, context_BNhwC),
         **tiling.constants(),
         num_warps=tiling.num_warps,
+        maxnreg=tiling.max_registers if context_BNhwC.element_size() <= 4 else None,
         enable_fp_fusion=False,
     )
     return pooled
@@ -268,6 +272,7 @@ def pool_backward(
             POINTS=sizes["POINTS"],
             BLOCK_POINTS=64,
             num_warps=2,
+            enable_fp_fusion=False,
         )
     block_channels = triton.next_power_of_2(channels)
     bev_pool_backward_kernel[(context_BNhwC[0, ..., 0].numel(), batch)](
@@ -282,6 +287,7 @@ def pool_backward(
         BLOCK_BINS=max(1, min(triton.next_power_of_2(sizes["BINS"]), TILE_ELEMENTS // block_channels)),
         BLOCK_CHANNELS=block_channels,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return grad_depth, grad_context
 

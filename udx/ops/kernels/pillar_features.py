@@ -80,5 +80,6 @@ def pillar_features(points_BMF: Tensor, cell_M: Tensor, sums: Tensor, grid: Pill
             BLOCK=BLOCK,
             BLOCK_FEATURES=triton.next_power_of_2(width + 5),
             num_warps=4,
+            enable_fp_fusion=False,
         )
     return features

@@ -132,7 +132,7 @@ def scatter(features_MC: Tensor, cell_M: Tensor, num_cells: int) -> Tensor:
     pillars = torch.empty(num_cells, channels, dtype=wide, device=features_MC.device)
     if pillars.numel():
         pillar_clear_kernel[(triton.cdiv(pillars.numel(), CLEAR_BLOCK),)](
-            features_MC, pillars.numel(), pillars, BLOCK=CLEAR_BLOCK
+            features_MC, pillars.numel(), pillars, BLOCK=CLEAR_BLOCK, num_warps=4, enable_fp_fusion=False
         )
         if points:
             grid, steps = _steps(points, channels)
@@ -161,12 +161,18 @@ def _steps(points: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]
     """Grid and constants of the kernels with atomics."""
     steps = PillarSteps.of(channels)
     grid = triton.cdiv(points, steps.points), triton.cdiv(channels, steps.block_channels)
-    return grid, steps.constants() | {"CHANNELS": channels, "num_warps": steps.num_warps}
+    return grid, steps.constants() | {"CHANNELS": channels, "num_warps": steps.num_warps, "enable_fp_fusion": False}
 
 
 def _blocks(points: int, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and constants of the kernel without."""
     block_channels = min(triton.next_power_of_2(channels), 128)
     grid = triton.cdiv(points, POINT_BLOCK), triton.cdiv(channels, block_channels)
-    blocks = {"CHANNELS": channels, "BLOCK_POINTS": POINT_BLOCK, "BLOCK_CHANNELS": block_channels, "num_warps": 4}
+    blocks = {
+        "CHANNELS": channels,
+        "BLOCK_POINTS": POINT_BLOCK,
+        "BLOCK_CHANNELS": block_channels,
+        "num_warps": 4,
+        "enable_fp_fusion": False,
+    }
     return grid, blocks

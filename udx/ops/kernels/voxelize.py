@@ -148,6 +148,7 @@ def voxelize(points_BMF: Tensor, num_points_B1: Tensor, grid: PillarGrid) -> tup
         Z_MIN=grid.z_min,
         Z_MAX=grid.z_max,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     voxel_sums_kernel[(triton.cdiv(max(slots, batch), BLOCK),)](
         points_BMF,
@@ -164,5 +165,6 @@ def voxelize(points_BMF: Tensor, num_points_B1: Tensor, grid: PillarGrid) -> tup
         Z_MIDDLE=grid.z_middle,
         STEPS_PER_METRE=STEPS_PER_METRE,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return cell_M, sums
