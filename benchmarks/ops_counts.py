@@ -157,12 +157,12 @@ def cases(scale: int) -> dict[str, Callable[[], list[Case]]]:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=RESULTS, help="[default: results/]")
 def main(before: str | None, names: Sequence[str], scale: int, json_file: Path) -> None:
     """Count what the kernels that go into plans ask of the memory, print a table, save it."""
+    if scale < 1:
+        raise UdxError(f"--scale divides sizes and must be at least 1, not {scale}")
     known = cases(scale)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UdxError(f"there is no case {unknown[0]!r}; choose from {', '.join(known)}")
-    if scale < 1:
-        raise UdxError(f"--scale divides sizes and must be at least 1, not {scale}")
     with _tree_of(before) as old:
         for name in names or known:
             for case in known[name]():
