@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Final
 
-from udx.errors import UdxError
+from udx.errors import MissingHardwareError, UdxError
 from udx.runtime.engine_log import logger
 
 MODULE: Final = "tensorrt_rtx_bindings"
@@ -75,10 +75,10 @@ def listed(capabilities: Sequence[int]) -> str:
 
 
 def require_supported(trt: ModuleType, capability: int, gpu: str) -> None:
-    """Raise ``UdxError`` if the library does not support a GPU of this compute capability (× 10)."""
+    """Raise ``MissingHardwareError`` if the library does not support a GPU of this compute capability (× 10)."""
     supported = supported_capabilities(trt)
     if capability not in supported:
-        raise UdxError(
+        raise MissingHardwareError(
             f"TensorRT-RTX {trt.__version__} does not support compute capability {dotted(capability)} ({gpu}), only "
             f"{listed(supported)}; {OTHER_BACKENDS}"
         )

@@ -66,11 +66,13 @@ def driver() -> Iterator[Driver]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return compile_images((*CASES, *GARBAGE), arches_here(), tmp_path_factory.mktemp("kernels"))
+
+
+def arches_here() -> list[int]:
+    """Those of portable plans that may run on this GPU, and its own."""
     arch = first_device(cuda_driver()).arch
-    cases = (*CASES, *GARBAGE, *(make() for make in WHOLE.values()))
-    # Portable plans' kernels, and those of plans that are built for this GPU alone.
-    arches = sorted({one for one in PORTABLE if one <= arch} | ({arch} & set(PTX_VERSIONS)))
-    return compile_images(cases, arches, tmp_path_factory.mktemp("kernels"))
+    return sorted({one for one in PORTABLE if one <= arch} | ({arch} & set(PTX_VERSIONS)))
 
 
 def run(driver: Driver, images: Images, case: Case, *, captured: bool) -> Iterator[dict[str, np.ndarray]]:
@@ -93,8 +95,9 @@ def test_every_file_does_what_numpy_does(driver, images, case, captured):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", WHOLE)
-def test_every_file_does_what_numpy_does_with_a_whole_frame(driver, images, name):
+def test_every_file_does_what_numpy_does_with_a_whole_frame(driver, tmp_path, name):
     case = WHOLE[name]()
+    images = compile_images((case,), arches_here(), tmp_path)
     for outputs in run(driver, images, case, captured=True):
         require_equal(case, outputs)
 

@@ -5,7 +5,7 @@ Whatever is created must be destroyed with the call that is named for it, while 
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Argument = np.uint64 | np.int32
 """An argument of a kernel: the address of a tensor, or a size."""
 
 
+@runtime_checkable
 class Graphs(Protocol):
     """CUDA graphs: the work on a stream, recorded once and launched as a whole.
 
@@ -56,6 +57,7 @@ class Graphs(Protocol):
         ...
 
 
+@runtime_checkable
 class Driver(Protocol):
     """The driver of the first GPU. All calls raise ``CallError`` if the driver refuses."""
 
