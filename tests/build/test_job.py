@@ -103,7 +103,7 @@ def test_a_plan_is_built_and_described(capsys, monkeypatch, detector):
         (("student.onnx", "--backend", "tensorrt", "--segments", "onnxruntime"), "one engine without segments"),
         (("student.onnx", "--backend", "tensorrt", "--arch", "86"), "takes no --arch"),
         (("student.onnx", "--segments", "onnxruntime", "--arch", "86"), "run on the CPU and take no --arch"),
-        (("student.onnx", "--backend", "tensorrt-rtx", "--arch", "90"), "builds no engines for --arch 90, only for 80"),
+        (("student.onnx", "--backend", "tensorrt-rtx", "--arch", "90"), "builds no plans for --arch 90, only for 80"),
         (("student.onnx", "--backend", "tensorrt-rtx", "--arch", "x"), "without the dot"),
         (("student.onnx", "--segments", "onnxruntime", "--precision", "fp16"), "computes in fp32, not in fp16"),
         (("student.onnx", "--backend", "tensorrt", "--precision", "int8"), "computes in fp32, not in int8"),
