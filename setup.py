@@ -39,6 +39,16 @@ RTX = [
 TENSORRT = [
     "tensorrt>=10.15,<12; platform_system == 'Linux' or platform_system == 'Windows'",
 ]
+# Programs of others that read exports: tests/export/test_clients.py walks those that are installed.
+CLIENTS = [
+    "onnxsim>=0.4,<1",
+    "onnxslim>=0.1.90,<1",
+    "onnxoptimizer>=0.4,<1",
+    "onnx-graphsurgeon>=0.6,<1",
+    "polygraphy>=0.53,<1",
+    "openvino>=2026.4,<2027",
+    "tract>=0.23,<1",
+]
 DEV = [
     "pytest>=9,<10",
     "hypothesis>=6.100,<7",
@@ -93,6 +103,7 @@ setup(
         "tensorrt": TENSORRT,
         "rtx": RTX,
         "dev": DEV,
+        "clients": CLIENTS,
         "bench": ["spconv>=2.3.8,<3"],
     },
     entry_points={"console_scripts": ["udx = udx.cli:run"]},
