@@ -65,10 +65,28 @@ def test_lines_are_said_less_and_less_often():
     for step in range(1, 3601):
         now = float(step)
         lines.update(step, 7200, "loss 1.000")
+    now += 1
+    lines.update(3601, 7200, "loss 1.000")
     lines.close()
     assert said[0] == "training: 2/7200, 0:00:02 passed, about 1:59:58 left; loss 1.000"
     assert 60 < len(said) < 120
-    assert said[-1] == "training: 3600/7200, 1:00:00 passed, about 1:00:00 left; loss 1.000"
+    assert said[-1] == "training: 3601/7200, 1:00:01 passed, about 0:59:59 left; loss 1.000"
+
+
+def test_the_last_state_is_said_once():
+    now, said = 0.0, []
+    lines = Lines("rendering", said.append, lambda: now)
+    for step in (1, 2):
+        now = 20.0 * step
+        lines.update(step, 2, "")
+    now = 41.0
+    lines.close()
+    assert [line.split(",")[0] for line in said] == ["rendering: 1/2", "rendering: 2/2"]
+
+
+def test_losses_are_shown_and_nothing_else():
+    figures = {"heatmap": 2.0, "loss": 3.0, "detection": 3.0, "feature_raw": 9.0, "lr": 0.1, "seconds": 4.0}
+    assert console.losses_line(figures) == "loss 3.000 heatmap 2.000"
 
 
 def test_what_is_quick_needs_no_lines():

@@ -300,7 +300,7 @@ def export(
 @click.argument("rig_file", metavar="FILE", type=FILE)
 @click.option("--engine", type=FILE, required=True, help="ONNX file or plan that is to read the tensors.")
 @click.option("--image-size", metavar="WxH", help="Size of the images on disk, as 1600x900  [default: the network's]")
-@click.option("--out", type=FILE, default=Path("plan.npz"), show_default=True, help="File to write.")
+@click.option("--out", type=NEW_FILE, default=Path("plan.npz"), show_default=True, help="File to write.")
 def rig(rig_file: Path, engine: Path, image_size: str | None, out: Path) -> None:
     """Write the inputs of an engine that follow from the calibration in FILE: pool_index, pool_offsets and more.
 
@@ -308,10 +308,8 @@ def rig(rig_file: Path, engine: Path, image_size: str | None, out: Path) -> None
     result or compute it.
     """
     from udx.console import say, tell
-    from udx.outputs import check_outputs
     from udx.runtime.calibration_file import parse_size, write_calibration
 
-    check_outputs({"--out": out}, {"FILE": rig_file, "--engine": engine})
     size = parse_size(image_size) if image_size is not None else None
     arrays = write_calibration(rig_file, engine, out, size)
     pooled = f"{int(arrays['pool_offsets'][-1])} of {len(arrays['pool_index'])} points are pooled"

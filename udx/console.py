@@ -42,6 +42,9 @@ GAP: Final = 2
 NARROWEST_TEXT: Final = 8
 """Columns that a text column keeps when a table is made narrower."""
 
+NO_TERMS: Final = frozenset({"loss", "detection", "lr", "gradient_norm", "seconds", "memory_mb", "dropped_points"})
+"""Figures of a step that are no terms of its loss, beside their sums."""
+
 FIRST_LINE_S: Final = 2.0
 LINE_EVERY_S: Final = (5.0, 60.0)
 """Seconds between two lines of progress without a terminal: at the beginning, and after some minutes."""
@@ -128,6 +131,7 @@ class Lines:
         self._began = clock()
         self._due = self._began + FIRST_LINE_S
         self._now: tuple[int, int, str] | None = None
+        self._said: tuple[int, int, str] | None = None
 
     def update(self, done: int, total: int, said: str) -> None:
         """Take note of the state, and write a line if one is due."""
@@ -141,11 +145,12 @@ class Lines:
     def close(self) -> None:
         """Write the last state, unless all of it took less time than the first line waits for."""
         now = self._clock()
-        if self._now is not None and now >= self._began + FIRST_LINE_S:
+        if self._now not in (None, self._said) and now >= self._began + FIRST_LINE_S:
             self._say(now)
 
     def _say(self, now: float) -> None:
         assert self._now is not None
+        self._said = self._now
         done, total, said = self._now
         passed = now - self._began
         parts = [f"{self._title}: {done}/{total}", f"{duration(passed)} passed"]
@@ -369,8 +374,8 @@ def boxes(title: str, detections: "Detections", most: int) -> None:
 
 
 def losses_line(losses: Mapping[str, float]) -> str:
-    """Loss terms in a row, the sum first; raw values are in the log only."""
-    shown = {name: value for name, value in losses.items() if name not in ("loss", "detection") and "_raw" not in name}
+    """Loss terms in a row, the sum first; raw values and what is no loss are in the log only."""
+    shown = {name: value for name, value in losses.items() if name not in NO_TERMS and "_raw" not in name}
     return " ".join([f"loss {losses['loss']:.3f}", *(f"{name} {value:.3f}" for name, value in shown.items())])
 
 
