@@ -11,8 +11,7 @@ from udx.geometry import BevGrid
 from udx.models.center_head import REGRESSION, REGRESSION_CHANNELS, TASKS
 from udx.models.taps import HeadMaps
 from udx.models.targets import make_targets
-from udx.processes import count as process_count
-from udx.processes import mean_over_processes
+from udx.processes import mean_count, parts
 from udx.ranges import require_range
 
 MAX_WEIGHT: Final = 1e6
@@ -85,4 +84,4 @@ def focal_loss(logits_BKHW: Float[Tensor, "B K H W"], target_BKHW: Float[Tensor,
 
 def _share(counts: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """What a process divides its sums by: the mean count of a process, and no less than 1 over all of them."""
-    return mean_over_processes(counts).clamp(min=1 / process_count())
+    return mean_count(counts).clamp(min=1 / parts())

@@ -144,16 +144,17 @@ def make_loader(
     *,
     positions: Sequence[int] | None = None,
     share: tuple[int, int] = (0, 1),
+    accumulate: int = 1,
 ) -> tuple[DataLoader[Batch], EpochSampler]:
     """Loader over a dataset; without a seed the order is the dataset's own.
 
     ``positions``: what an epoch consists of, by default every sample once. ``share``: which process's part, of how
-    many; ``batch_size`` is that of one process.
+    many; ``batch_size`` is that of one process, of which ``accumulate`` make a step.
     """
     sampler = EpochSampler(range(len(dataset)) if positions is None else positions, seed)
     loader = DataLoader(
         dataset,
-        batch_sampler=BatchShare(sampler, batch_size, share, drop_last=drop_last),
+        batch_sampler=BatchShare(sampler, batch_size * accumulate, share, drop_last=drop_last, pieces=accumulate),
         num_workers=workers,
         collate_fn=join,
         pin_memory=torch.cuda.is_available(),

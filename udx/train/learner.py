@@ -1,6 +1,8 @@
 """A student and what it learns by: labels, the cameras' depth, and a teacher's lessons if it has a teacher."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from udx.models.detection_loss import depth_loss, detection_loss
 from udx.models.detector import Detector, DetectorInputs
 from udx.models.taps import EncoderTaps, Taps
+from udx.processes import MicroBatches
 from udx.train.batch import Batch
 from udx.train.gradients import gradient_norms
 from udx.train.recipes import RunConfig
@@ -92,6 +95,45 @@ class Learner:
             taught = self.distiller(taps, lessons, batch.objects, detection, step / self.steps)
         raw = {f"{name}_raw": loss for name, loss in taught.raw.items()}
         return Terms(losses | taught.weighted, figures | raw)
+
+    @torch.no_grad()
+    def counts(self, step: Sequence[Batch], number: int) -> tuple[MicroBatches, list[Batch]]:
+        """What the losses of the micro-batches of a step are divided by; it depends on the objects alone.
+
+        So the first one's maps stand for all of them, and nothing is learned: running means and norms stay. The
+        micro-batches come back with the teacher's lessons.
+        """
+        window, taught = MicroBatches(), []
+        modules = [module for module in (self.detector, self.distiller) if module is not None]
+        training = [module.training for module in modules]
+        for module in modules:
+            module.eval()
+        encoder_alone = number < self.encoder_steps
+        with self.accelerator.autocast():
+            taps = self.detector.encode(step[0].inputs) if encoder_alone else self.detector(step[0].inputs)
+            for batch in step:
+                with window.record():
+                    of_boxes = {} if encoder_alone else self._detection(taps, batch)
+                    self._depth(taps, batch)
+                    if self.teaching is not None:
+                        detection = torch.stack(list(of_boxes.values())).sum() if of_boxes else None
+                        lessons = self.teaching.lessons(batch)
+                        batch = replace(batch, lessons=list(lessons))
+                        distiller = self.accelerator.unwrap_model(self.distiller)
+                        distiller(taps, lessons, batch.objects, detection, number / self.steps)
+                taught.append(batch)
+        for module, was in zip(modules, training, strict=True):
+            module.train(was)
+        return window, taught
+
+    @contextmanager
+    def gradients_shared(self, shared: bool) -> Iterator[None]:
+        """Leave out in the block, unless ``shared``, to average the gradients over the processes."""
+        with ExitStack() as stack:
+            for module in (self.student, self.distiller):
+                if not shared and module is not None:
+                    stack.enter_context(self.accelerator.no_sync(module))
+            yield
 
     def pulls(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Gradient norms of the detection loss, without the depth's, and of each term of the teacher's beside it."""

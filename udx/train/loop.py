@@ -4,7 +4,9 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +130,7 @@ class _Session:
             rig=_example_rig(job),
         )
         self.loader, self.sampler = self._data()
-        self.steps_per_epoch = len(self.loader)
+        self.steps_per_epoch = len(self.loader) // self.accumulate
         self.steps = self.steps_per_epoch * config.epochs
         # Copied before the learner changes how the detector computes.
         self.average = AverageOfWeights(detector, config.ema_decay) if config.ema_decay else None
@@ -179,7 +181,8 @@ class _Session:
         positions: Sequence[int] = range(len(dataset)) if balanced is None else balanced
         count = processes.count()
         batch_size = min(config.train.batch_size, max(len(positions) // count, 1))
-        self.samples_per_step = batch_size * count
+        self.accumulate = min(config.train.accumulate, max(len(positions) // (count * batch_size), 1))
+        self.samples_per_step = batch_size * count * self.accumulate
         if len(positions) < self.samples_per_step:
             raise UdxError(
                 f"{len(positions)} training samples are too few for {count} processes: start no more than there are"
@@ -192,6 +195,7 @@ class _Session:
             drop_last=True,
             positions=positions,
             share=(processes.rank(), count),
+            accumulate=self.accumulate,
         )
 
     def _prepare(self) -> None:
@@ -229,8 +233,8 @@ class _Session:
                     self._end_epoch(epoch)
                 if self.step >= self.steps:
                     break
-                for batch in self._batches(epoch, done):
-                    self._take_step(batch, epoch, interrupted)
+                for step in batched(self._batches(epoch, done), self.accumulate):
+                    self._take_step(step, epoch, interrupted)
         self.save()
 
     def _batches(self, epoch: int, done: int) -> Iterator[Batch]:
@@ -242,9 +246,9 @@ class _Session:
         self.learner.train()
         yield from batches(self.loader, self.accelerator.device)
 
-    def _take_step(self, batch: Batch, epoch: int, interrupted: Callable[[], int | None]) -> None:
+    def _take_step(self, step: Sequence[Batch], epoch: int, interrupted: Callable[[], int | None]) -> None:
         """One step, and what is due after it in all processes: to save, to end."""
-        self._one_step(batch, epoch)
+        self._one_step(step, epoch)
         overdue = time.monotonic() - self.saved_at > self.job.config.train.checkpoint_every_s
         number = interrupted()
         wishes = torch.tensor([float(number is not None), float(overdue and processes.is_main())])
@@ -254,15 +258,24 @@ class _Session:
         if end:
             raise Interrupted(number or signal.SIGINT)
 
-    def _one_step(self, batch: Batch, epoch: int) -> None:
+    def _one_step(self, step: Sequence[Batch], epoch: int) -> None:
         began = time.perf_counter()
-        generators = rng_state()
-        terms = self.learner(batch, self.step)
-        figures = _over_processes(terms)
-        if not math.isfinite(figures["loss"]):
-            self._give_up(f"loss is {figures['loss']}", batch, generators, terms)
-        pulls = self._pulls(terms)
-        self.accelerator.backward(terms.total)
+        window = None
+        if len(step) > 1:
+            window, step = self.learner.counts(step, self.step)
+        sums: dict[str, float] = {}
+        for number, batch in enumerate(step, 1):
+            generators = rng_state()
+            with self.learner.gradients_shared(number == len(step)):
+                with window.replay() if window else nullcontext():
+                    terms = self.learner(batch, self.step)
+                figures = _over_processes(terms)
+                if not math.isfinite(figures["loss"]):
+                    self._give_up(f"loss is {figures['loss']}", batch, generators, terms)
+                pulls = self._pulls(terms)
+                self.accelerator.backward(terms.total / len(step))
+            sums = {name: sums.get(name, 0.0) + value / len(step) for name, value in figures.items()}
+        figures = sums
         config = self.job.config.train
         norm = float(self.accelerator.clip_grad_norm_(self.learner.parameters, config.optimiser.clip_norm) or 0.0)
         # With a loss scale a step that overflows is left out, and the scale lowered.
@@ -277,7 +290,7 @@ class _Session:
             self.average.follow(self.learner.detector, self.step)
         figures |= {"lr": rate, "gradient_norm": norm, **pulls}
         figures |= {"seconds": round(time.perf_counter() - began, 4), "memory_mb": round(memory_mb(), 1)}
-        self._tell(epoch, figures | {"dropped_points": batch.dropped_points})
+        self._tell(epoch, figures | {"dropped_points": sum(batch.dropped_points for batch in step)})
 
     def _pulls(self, terms: Terms) -> dict[str, float]:
         """How hard each term pulls, now and then."""
@@ -392,6 +405,13 @@ class _Session:
         """Close the log."""
         if hasattr(self, "log"):
             self.log.close()
+
+
+def batched(batches: Iterator[Batch], number: int) -> Iterator[list[Batch]]:
+    """Batches in lists of ``number``."""
+    while step := list(islice(batches, number)):
+        assert len(step) == number
+        yield step
 
 
 def _start(detector: Detector, start: Run | None) -> str | None:

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from udx.geometry import BevGrid
 from udx.models.taps import HeadMaps
 from udx.models.targets import gaussian_radius, splat_gaussians
-from udx.processes import mean_over_processes
+from udx.processes import mean_count
 
 Boxes = Sequence[Float[Tensor, "_ 9"]]
 
@@ -165,7 +165,7 @@ def matrix_distance(student_NPQ: Float[Tensor, "N P Q"], teacher_NPQ: Float[Tens
 def weighted_mean(values_M: Float[Tensor, " M"], weight_M: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """Mean of values with weights; 0 where the weights are. In a distributed run, by the mean weight of a process."""
     weight_M = weight_M.to(values_M.dtype)
-    return (weight_M * values_M).sum() / (mean_over_processes(weight_M.sum()) + EPS)
+    return (weight_M * values_M).sum() / (mean_count(weight_M.sum()) + EPS)
 
 
 class Responses(NamedTuple):
@@ -222,7 +222,7 @@ def cosines(features_NPC: Float[Tensor, "N P C"]) -> Float[Tensor, "N P P"]:
 
 def _mean_over_boxes(loss_N: Float[Tensor, " N"]) -> Float[Tensor, ""]:
     count = torch.full((), float(len(loss_N)), dtype=loss_N.dtype, device=loss_N.device)
-    return loss_N.sum() / (mean_over_processes(count) + EPS)
+    return loss_N.sum() / (mean_count(count) + EPS)
 
 
 def at_least_float32(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

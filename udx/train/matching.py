@@ -10,7 +10,8 @@ from udx.train.recipes import RunConfig
 from udx.train.state import FREE
 
 INDIFFERENT: Final = tuple(
-    {*FREE, "seed", "precision", "validate_every", "channels_last"} - {"batch_size"}  # which decides on the steps
+    {*FREE, "seed", "precision", "validate_every", "channels_last"}
+    - {"batch_size", "accumulate"}  # which decides on the steps
 )
 """Settings of ``TrainConfig`` under which one training stands for another: how it is computed, watched and kept."""
 

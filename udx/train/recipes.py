@@ -51,6 +51,9 @@ class OptimiserConfig:
 class TrainConfig:
     """How long and on what: ``batch_size`` a process; ``seed`` of everything.
 
+    ``accumulate``: how many batches of that size make one step: as one batch of all would, they share what losses are
+    divided by, and only batch norms (and objectives that compare the objects of a batch) see each apart.
+
     ``precision`` is accelerate's name of the type that convolutions compute in; ``auto`` becomes ``bf16`` where the
     machine has instructions for it, else ``no`` (FP32), before anything is trained or recorded. Weights stay FP32.
 
@@ -84,10 +87,12 @@ class TrainConfig:
     keep_epochs: int = 0
     validate_every: int = 0
     pictures: int = 2
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         require_range(at_least=1, at_most=MAX_EPOCHS, epochs=self.epochs)
         require_range(at_least=1, at_most=MAX_BATCH, batch_size=self.batch_size)
+        require_range(at_least=1, at_most=MAX_BATCH, accumulate=self.accumulate)
         require_range(at_least=0, at_most=MAX_WORKERS, workers=self.workers)
         require_range(at_least=0, at_most=MAX_SEED, seed=self.seed)
         require_range(at_least=0, checkpoint_every_s=self.checkpoint_every_s)

@@ -179,7 +179,9 @@ def steps_of(config: RunConfig, keyframes: Sequence[KeyFrame]) -> int:
     samples = len(class_balanced(keyframes, train.seed)) if train.class_balanced else len(keyframes)
     # As the loop does: no batch is larger than there are samples.
     batch = min(train.batch_size, max(samples // processes.count(), 1))
-    return samples // (batch * processes.count()) * train.epochs
+    a_step = batch * processes.count()
+    a_step *= min(train.accumulate, max(samples // a_step, 1))
+    return samples // a_step * train.epochs
 
 
 def device_name() -> str:

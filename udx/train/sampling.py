@@ -40,24 +40,31 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class BatchShare(Sampler[list[tuple[int, int]]]):
     """The batches of one process: of every ``processes · size`` samples in the common order, its ``size``.
 
+    With ``pieces`` each of them comes in so many batches, one after the other.
+
     So all processes together take, step by step, the batches of ``processes · size`` that a single one would take.
     With ``drop_last`` what is left of an epoch, less than a batch of all, is left out; which samples these are changes
     with the epoch.
     """
 
-    def __init__(self, sampler: EpochSampler, size: int, share: tuple[int, int], *, drop_last: bool) -> None:
-        self.sampler, self.size, self.drop_last = sampler, size, drop_last
+    def __init__(
+        self, sampler: EpochSampler, size: int, share: tuple[int, int], *, drop_last: bool, pieces: int = 1
+    ) -> None:
+        assert size % pieces == 0 and (drop_last or pieces == 1)
+        self.sampler, self.size, self.drop_last, self.pieces = sampler, size, drop_last, pieces
         self.rank, self.processes = share
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = list(self.sampler)
-        for step in range(len(self)):
-            start = (step * self.processes + self.rank) * self.size
-            yield order[start : start + self.size]
+        piece = self.size // self.pieces
+        for batch in range(len(self)):
+            step, number = divmod(batch, self.pieces)
+            start = (step * self.processes + self.rank) * self.size + number * piece
+            yield order[start : start + piece]
 
     def __len__(self) -> int:
         whole, left = divmod(len(self.sampler), self.processes * self.size)
-        return whole + int(not self.drop_last and left > self.rank * self.size)
+        return (whole + int(not self.drop_last and left > self.rank * self.size)) * self.pieces
 
 
 def class_balanced(keyframes: Sequence[KeyFrame], seed: int) -> NDArray[np.int64]:

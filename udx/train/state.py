@@ -16,7 +16,7 @@ from udx.train.checkpoint import CheckpointRecord
 
 STATE_FORMAT: Final = "udx-state/2"
 FREE: Final = (
-    *("batch_size", "workers", "compile", "recompute"),
+    *("batch_size", "accumulate", "workers", "compile", "recompute"),
     *("checkpoint_every_s", "gradient_norms_every", "keep_epochs", "pictures"),
 )
 """Settings of ``TrainConfig`` that may be others when a training is resumed. The size of a process's batch is one of

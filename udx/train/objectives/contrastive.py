@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from udx.models.blocks import MAX_CHANNELS
 from udx.models.taps import Taps
-from udx.processes import mean_over_processes
+from udx.processes import mean_count
 from udx.ranges import require_range
 from udx.train.losses import EPS, at_least_float32, box_features
 from udx.train.objectives.base import GridPair, Lesson, Objective, ObjectiveConfig, Objects, Pair, by_sample, of_all
@@ -39,7 +39,7 @@ def info_nce(
         student_ND = F.normalize(at_least_float32(student_ND), dim=1)
         teacher_ND = F.normalize(at_least_float32(teacher_ND), dim=1)
         log_share_NN = (student_ND @ teacher_ND.T / temperature).log_softmax(dim=1)
-    count = mean_over_processes(log_share_NN.new_tensor(float(len(student_ND))))
+    count = mean_count(log_share_NN.new_tensor(float(len(student_ND))))
     return -log_share_NN.diagonal().sum() / (count + EPS)
 
 
