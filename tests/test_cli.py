@@ -17,7 +17,7 @@ VERBS = {
     "train": {
         "--recipe", "--data", "--version", "--train-split", "--val-split", "--student", "--teacher", "--method",
         "--sweep-cache", "--teacher-cache", "--init", "--out", "--epochs", "--seed", "--resume", "--set", "--dry-run",
-        "--list-recipes", "--list-methods", "--help-config", "--json",
+        "--list-recipes", "--list-methods", "--help-config", "--config", "--json",
     },
     "runs": {"--json"},
     "replay": {"--json"},

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from udx import __version__
 from udx.arguments import (
@@ -153,6 +154,7 @@ def check(root: Path, version: str | None, files: bool, json_file: Path | None) 
 @click.option("--epochs", type=int, help="Instead of the recipe's.")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
+@click.option("--config", "config_file", type=FILE, help="config.json of a run to take the configuration of.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one field of the recipe; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Show configuration, sizes, memory and one timed step; write nothing.")
 @click.option("--list-recipes", is_flag=True, help="Show what each recipe is, and end.")
@@ -166,6 +168,7 @@ def train(
     list_recipes: bool,
     list_methods: bool,
     help_config: bool,
+    config_file: Path | None,
     **request: Any,
 ) -> None:
     """Train a detector, with a teacher if one is named, and evaluate it.
@@ -182,8 +185,11 @@ def train(
         return
     from udx.console import bar, say
     from udx.processes import is_main
-    from udx.train.job import Request, rehearse_request, resolve_config, run_request
+    from udx.train.job import Request, configured, rehearse_request, resolve_config, run_request
 
+    if config_file is not None:
+        _refuse_beside("--config", ("recipe", "student", "method"))
+        request |= configured(config_file)
     asked = Request(data=root, **request)
     if help_config:
         show.show_fields(resolve_config(asked))
@@ -199,6 +205,14 @@ def train(
     put_json(json_file, metrics.to_json())
     say(f"{run.folder}: {metrics.summary()}")
     show.tell_next(run)
+
+
+def _refuse_beside(option: str, names: tuple[str, ...]) -> None:
+    """Refuse options that another one decides, where they were named."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UdxError(f"{option} decides on --{name}: leave one of them out, or change fields with --set")
 
 
 @main.command(name="runs")

@@ -81,3 +81,26 @@ def test_the_newest_run_of_another_configuration_does_not_teach(make_job, tmp_pa
     assert find_alone(trial.config, data).folder.name == "trial"
     longer = dataclasses.replace(wanted.config, train=dataclasses.replace(wanted.config.train, epochs=5))
     assert find_alone(longer, data) is None
+
+
+def test_a_runs_configuration_can_be_given_back(tmp_path, make_job):
+    from udx.train.job import configured, resolve_config
+    from udx.train.loop import train
+
+    job = make_job(tmp_path / "run", epochs=1)
+    train(job)
+    given = configured(job.run.config)
+    assert given["student"] == "lidar"
+    again = resolve_config(Request(**given, epochs=3))
+    assert again == dataclasses.replace(job.config, train=dataclasses.replace(job.config.train, epochs=3))
+
+
+def test_a_finished_run_says_how_to_train_it_further(tmp_path, make_job):
+    from udx.errors import UdxError
+    from udx.train.loop import train
+
+    job = make_job(tmp_path / "run", epochs=1)
+    train(job)
+    longer = dataclasses.replace(job.config, train=dataclasses.replace(job.config.train, epochs=3))
+    with pytest.raises(UdxError, match=r"another config\.train\.epochs \(1, now 3\).*--init .*run --out NEW"):
+        train(dataclasses.replace(job, config=longer, resume=True))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from udx import processes
-from udx.config import with_override, with_overrides
+from udx.config import from_plain, with_override, with_overrides
 from udx.data.dataset import WORLD_ROOT, default_splits, open_or_make
 from udx.data.evaluation import Metrics, require_devkit
 from udx.data.frame import KeyFrame
@@ -17,7 +17,7 @@ from udx.data.load import ReadSweeps, read_sweeps
 from udx.data.nuscenes import load_keyframes
 from udx.data.spec import Modality
 from udx.errors import UdxError, unknown_name
-from udx.files import write_json
+from udx.files import read_json, write_json
 from udx.models.outline import outline_detector
 from udx.outputs import require_writable_folder
 from udx.train.acceleration import join_processes
@@ -82,6 +82,20 @@ class Request:
     seed: int | None = None
     resume: bool = False
     overrides: tuple[str, ...] = ()
+    config: RunConfig | None = None
+    """In place of the recipe's own."""
+
+
+def configured(file: Path) -> dict[str, Any]:
+    """The fields of a request for the configuration in a run's ``config.json``.
+
+    Raises:
+        UdxError: the file does not hold one.
+    """
+    plain = read_json(file)
+    held = plain["config"] if isinstance(plain, dict) and "config" in plain else plain
+    config = from_plain(RunConfig, held, str(file))
+    return {"config": config, "recipe": config.recipe, "student": config.detector.spec.modality}
 
 
 def run_request(request: Request, bar: Bar) -> tuple[Run, Metrics]:
@@ -181,7 +195,7 @@ def resolve_config(request: Request) -> RunConfig:
     """The recipe with everything that the request changes in it."""
     if request.recipe not in RECIPES:
         raise unknown_name("recipe", request.recipe, RECIPES)
-    config = with_method(RECIPES[request.recipe](request.student), request)
+    config = with_method(request.config or RECIPES[request.recipe](request.student), request)
     named = {"train.epochs": request.epochs, "train.seed": request.seed}
     assignments = [f"{field}={value}" for field, value in named.items() if value is not None]
     config = with_overrides(config, (*assignments, *request.overrides))

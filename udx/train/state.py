@@ -54,8 +54,10 @@ def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         raise UdxError(f"{path} cannot be read ({type(error).__name__}); start again with another --out") from error
     changed = sorted(_changed(saved, identity))
     if changed:
+        was, now = (json.dumps(_at(of, changed[0]))[:60] for of in (saved, identity))
         raise UdxError(
-            f"{path.parent} was begun with another {changed[0]}; resume it as it was begun, or choose another --out"
+            f"{path.parent} was begun with another {changed[0]} ({was}, now {now}); resume it as it was begun, or "
+            f"choose another --out; --init {path.parent} --out NEW trains its weights further"
         )
     return state
 
@@ -164,6 +166,13 @@ def save_tensors(value: Any, path: Path) -> None:
         torch.save(value, path)
     except RuntimeError as error:
         raise OSError("not all of it could be written, as when the disk is full") from error
+
+
+def _at(identity: Any, path: str) -> Any:
+    """A field by its dotted name; ``None`` where it is not there."""
+    for name in path.split("."):
+        identity = identity.get(name) if isinstance(identity, dict) else None
+    return identity
 
 
 def _changed(saved: Any, now: Any, path: str = "") -> Iterator[str]:
