@@ -216,6 +216,8 @@ def figures(out: Path, tasks: Sequence[Task]) -> Figures:
         mAP=tuple(100 * each["mAP"] for each in metrics),
         NDS=tuple(100 * each["NDS"] for each in metrics),
         seconds=tuple(seconds_of(Run(out / task.name)) for task in tasks),
+        mAOE=tuple(each["tp_errors"]["mAOE"] for each in metrics),
+        mAVE=tuple(each["tp_errors"]["mAVE"] for each in metrics),
     )
 
 

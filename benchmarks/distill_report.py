@@ -15,11 +15,13 @@ ARMS: Final = ("feature", "relation", "response", "all")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """mAP and NDS in %, and seconds of all steps: one value a seed."""
+    """mAP and NDS in %, seconds of all steps, mAOE in rad and mAVE in m/s where they were kept: one value a seed."""
 
     mAP: tuple[float, ...]
     NDS: tuple[float, ...]
     seconds: tuple[float, ...]
+    mAOE: tuple[float, ...] = ()
+    mAVE: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,11 @@ class PathResult:
             "student_NDS": list(self.alone.NDS),
             "distilled_mAP": list(self.best.mAP),
             "distilled_NDS": list(self.best.NDS),
+            **{
+                f"{who}_{error}": list(getattr(figures, error))
+                for who, figures in (("teacher", self.teacher), ("student", self.alone), ("distilled", self.best))
+                for error in ("mAOE", "mAVE")
+            },
             "equal_time_mAP": list(self.equal_time.mAP),
             "all_epochs_mAP": list(self.all_epochs.mAP),
             "each_loss": {arm: list(self.arms[arm].mAP) for arm in ARMS},
@@ -96,8 +103,20 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def to_markdown(found: Mapping[str, PathResult]) -> str:
-    """A table, one row a path."""
-    header = ["path", "teacher", "alone", "equal time", "all epochs", *ARMS, "best", "gain [95 %]", "gap closed"]
+    """A table, one row a path; mAOE and mAVE are those of ``best``."""
+    header = [
+        "path",
+        "teacher",
+        "alone",
+        "equal time",
+        "all epochs",
+        *ARMS,
+        "best",
+        "gain [95 %]",
+        "gap closed",
+        "mAOE",
+        "mAVE",
+    ]
     lines = [" | ".join(header), " | ".join("---" if at == 0 else "---:" for at in range(len(header)))]
     for path, result in found.items():
         low, high = result.interval
@@ -110,6 +129,7 @@ def to_markdown(found: Mapping[str, PathResult]) -> str:
             mean_of(result.best),
             f"{result.gain:+.1f} [{low:+.1f}, {high:+.1f}]",
             "–" if closed is None else f"{100 * closed:.0f} %",
+            *(f"{statistics.fmean(its):.2f}" if its else "–" for its in (result.best.mAOE, result.best.mAVE)),
         ]
         lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines) + "\n"

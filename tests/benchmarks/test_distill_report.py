@@ -8,7 +8,8 @@ from benchmarks.distill_report import Figures, PathResult, interval, to_markdown
 
 
 def figures(*mAP: float) -> Figures:
-    return Figures(mAP=mAP, NDS=mAP, seconds=tuple(10.0 for _ in mAP))
+    errors = {"mAOE": tuple(1.5 for _ in mAP), "mAVE": tuple(3.25 for _ in mAP)}
+    return Figures(mAP=mAP, NDS=mAP, seconds=tuple(10.0 for _ in mAP), **errors)
 
 
 def result() -> PathResult:
@@ -42,3 +43,5 @@ def test_a_teacher_behind_its_student_leaves_no_gap() -> None:
     weak = replace(result(), teacher=figures(5.0))
     assert weak.to_json()["gap_closed"] is None
     assert "–" in to_markdown({"cam->lidar": weak})
+    assert "1.50 | 3.25 |" in to_markdown({"cam->lidar": weak}), "what NDS may hide"
+    assert weak.to_json()["distilled_mAOE"] == [1.5] * len(weak.best.mAP)
