@@ -18,7 +18,7 @@ from typing import Any
 import click
 import ops_rivals as rivals
 import torch
-from ops_inputs import GRIDS, PointCase, PoolCase, cells_of, point_case, pool_case
+from ops_inputs import BEV_POOL_V3, GRIDS, PointCase, PoolCase, cells_of, point_case, pool_case
 from ops_timing import Clock, CudaClock, ProcessorClock, take_turns
 from torch import Tensor
 
@@ -77,9 +77,19 @@ class Contest:
 @click.option("--bins", default=118, show_default=True, help="Depth bins of the frustum.")
 @click.option("--channels", default=80, show_default=True, help="Channels of the context.")
 @click.option("--batch", default=1, show_default=True, help="Samples that are pooled at once.")
+@click.option(
+    "--published/--no-published", default=True, show_default=True, help="Also pool at the size that NVIDIA publishes."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="[default: results/ops_DEVICE.json]")
 def main(
-    device: str, repetitions: int, points: int, bins: int, channels: int, batch: int, json_file: Path | None
+    device: str,
+    repetitions: int,
+    points: int,
+    bins: int,
+    channels: int,
+    batch: int,
+    published: bool,
+    json_file: Path | None,
 ) -> None:
     """Measure udx's operators against their rivals, print tables, save them."""
     _check(device, repetitions)
@@ -112,6 +122,11 @@ def main(
             for contest in _pool_contests(name, pool):
                 hold(contest)
         for contest in _point_contests(name, grid, points, device):
+            hold(contest)
+    for dtype in dtypes if published else ():
+        shape = BEV_POOL_V3
+        pool = pool_case(shape.grid, bins=shape.bins, channels=shape.channels, batch=1, dtype=dtype, device=device)
+        for contest in _pool_contests("BEVPoolV3's 200×200", pool):
             hold(contest)
     say(f"saved to {out}")
 

@@ -15,7 +15,7 @@ from udx.ops.reference.pillar_features import pillar_features
 from udx.ops.reference.voxelize import voxelize
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SMALL = ["--repetitions", "2", "--points", "400", "--bins", "2", "--channels", "4"]
+SMALL = ["--repetitions", "2", "--points", "400", "--bins", "2", "--channels", "4", "--no-published"]
 
 
 @pytest.fixture(scope="module")
