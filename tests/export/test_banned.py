@@ -1,9 +1,11 @@
 """No export holds what released versions of TensorRT compute wrongly."""
 
+import onnx
 import pytest
 from onnx import helper
 
 from tests.build.exported import MODALITIES, exported_model
+from tests.build.quantised import write_quantised
 from udx.errors import UdxError
 from udx.export.banned import require_no_banned_operators
 from udx.export.portable import to_portable
@@ -11,10 +13,13 @@ from udx.export.precision import to_fp16
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_no_export_holds_a_banned_operator(modality):
-    model, _ = exported_model("tiny", modality)
+def test_no_export_holds_a_banned_operator(modality, tmp_path):
+    model, manifest = exported_model("tiny", modality)
     for exported in (model, to_fp16(model)[0], to_portable(model)):
         require_no_banned_operators(exported)
+    for precision in ("int8", "fp8"):
+        quantised = write_quantised(tmp_path / f"{precision}.onnx", model, manifest, to=precision)
+        require_no_banned_operators(onnx.load(quantised))
 
 
 def with_node(op_type, place):
