@@ -1,5 +1,7 @@
 """Fixtures that several test modules share."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,10 @@ from hypothesis import settings
 
 settings.register_profile("udx", deadline=None)  # a busy machine is no failure
 settings.load_profile("udx")
+
+# What udx keeps between commands is neither read nor written by tests.
+_CACHE = tempfile.TemporaryDirectory(prefix="udx-cache-")
+os.environ["UDX_CACHE"] = _CACHE.name
 
 KEYFRAME_ROOT = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes-keyframe"
 

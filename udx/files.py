@@ -30,6 +30,7 @@ LEFTOVER_AGE_S: Final = 86400.0
 CACHE_VARIABLE: Final = "UDX_CACHE"
 """Environment variable that names the folder for caches."""
 
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _PARTIAL_NAME: Final = re.compile(r"\.udx-([0-9a-f]{8})-[0-9a-f]{16}\.(part|new)")
 _DESCRIPTOR: Final = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")
 _STREAMS: Final = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -261,9 +262,28 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
         UdxError: the file is missing, larger than ``max_bytes``, or not JSON; NaN and infinite numbers are not.
     """
     try:
-        return json.loads(read_bytes(path, max_bytes), parse_float=_finite, parse_constant=_finite)
+        return parse_json(read_bytes(path, max_bytes))
     except (ValueError, RecursionError) as error:
         raise UdxError(f"{path} is not valid JSON ({error}); restore or regenerate it") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON whose numbers are finite and fit into 64 bits, and whose strings can be written again.
+
+    Raises:
+        ValueError: it is not such JSON.
+        RecursionError: it is nested too deeply.
+    """
+    value = json.loads(text, parse_float=_finite, parse_constant=_finite, parse_int=_countable)
+    if _SURROGATE.search(text if isinstance(text, str) else text.decode("utf-8", "surrogatepass")):
+        json.dumps(value, ensure_ascii=False).encode()  # a surrogate without its other half cannot be encoded
+    return value
+
+
+def _countable(text: str) -> int:
+    if len(text) > 20 or abs(int(text)) >= 2**63:
+        raise ValueError(f"it holds {text[:40]}, which is no number of 64 bits")
+    return int(text)
 
 
 def _finite(text: str) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from udx.config import from_plain, to_plain
 from udx.data.spec import SensorSpec
 from udx.errors import UdxError
+from udx.files import parse_json
 from udx.geometry import BOX_CONVENTION, CLASSES, CameraRig
 
 FORMAT: Final = "udx-detector/2"
@@ -138,7 +139,7 @@ class Manifest:
             UdxError: the manifest is of another format or box convention, or is damaged.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
         except (ValueError, RecursionError) as error:
             raise UdxError(f"{source} has a damaged udx manifest ({error}); export it again") from error
         return cls.from_fields(fields, source)
@@ -159,7 +160,7 @@ class Manifest:
             if convention != BOX_CONVENTION:
                 raise UdxError(f"{source} has boxes as {convention!r}, udx uses {BOX_CONVENTION!r}; export it again")
             manifest = replace(_manifest_of(fields), rig=CameraRig.from_json(rig) if rig else None)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
             raise UdxError(f"{source} has a damaged udx manifest ({error}); export it again") from error
         if manifest.classes != CLASSES:
             raise UdxError(f"{source} detects {manifest.classes}, this udx evaluates {CLASSES}; export it again")

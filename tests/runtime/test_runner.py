@@ -1,5 +1,6 @@
 """The contract of every runner: each kind that can run here passes every test, on detectors of all sensors."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_equal_frames_give_equal_outputs_and_every_input_is_read(active: Runner,
         changed = frame | {name: np.zeros_like(frame[name])}
         with pytest.raises(AssertionError):
             assert_repeats(kind, active.infer(changed)["scores"], once)
+
+
+def test_threads_may_share_a_runner(active: Runner) -> None:
+    frames = [frame_of(active.manifest, seed=seed) for seed in range(4)]
+    expected = [active.infer(frame) for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(active.infer, frames * 6))
+    for outputs, right in zip(found, expected * 6, strict=True):
+        for name, value in outputs.items():
+            np.testing.assert_allclose(value, right[name], atol=1e-4)
 
 
 def test_results_are_the_caller_s_own(active: Runner) -> None:

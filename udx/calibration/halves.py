@@ -23,6 +23,7 @@ from udx.manifest import PrecisionPlan
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import generated_frame, tensors_of
 from udx.runtime.onnx_file import OnnxFile, read_onnx, sealed
+from udx.runtime.onnxruntime_runner import require_runnable
 
 if TYPE_CHECKING:
     import onnx
@@ -98,6 +99,7 @@ def halve(request: Request, bar: Bar) -> Halved:
             raise UdxError(f"{request.like} is not in FP16, so there is nothing to take over; name an FP16 file")
         beyond = frozenset(plan.float32.get("range", ()))
     else:
+        require_runnable(file)
         ranges = _scan(file, request, bar)
         beyond = out_of_range(file.model, ranges)
     model, plan = to_fp16(file.model, beyond)

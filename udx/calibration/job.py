@@ -37,6 +37,7 @@ from udx.manifest import PrecisionPlan, Quantization
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import generated_frame, tensors_of
 from udx.runtime.onnx_file import OnnxFile, read_onnx, sealed
+from udx.runtime.onnxruntime_runner import require_runnable
 
 if TYPE_CHECKING:
     from nuscenes import NuScenes
@@ -180,6 +181,7 @@ def prepare(request: Request, bar: Bar) -> Calibration:
     """
     file = read_onnx(request.file)
     require_full_precision(file)
+    require_runnable(file)
     placement = place(file.model)
     if not placement.layers:
         raise UdxError(f"{file.path} has no layer that could be quantized; leave it as it is")

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from udx.errors import UdxError, first_line
 from udx.runtime.engine_file import read_engine
+from udx.runtime.isolation import Suspect, check_in_isolation
 from udx.runtime.listing import canonical_listing, structural_hash
 from udx.runtime.partitioned import PartitionedFile, SegmentStep
 from udx.runtime.runner import Runner
@@ -77,7 +78,9 @@ def optimised_listing(model: Path | bytes) -> tuple[str, ...]:
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(target)
-        given: Any = model if isinstance(model, bytes) else str(model)
+        content, path = (model, None) if isinstance(model, bytes) else (model.read_bytes(), model)
+        check_in_isolation(Suspect(content=content, source=str(path or "a segment"), path=path), "run")
+        given: Any = content if path is None else str(path)
         try:
             ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes derive from Exception directly

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,24 +13,33 @@ from udx.errors import UdxError, first_line
 from udx.geometry import BOX_SIZE
 from udx.manifest import METADATA_KEY, Manifest
 from udx.operators import DOMAIN, OPSET, VERSION
-from udx.runtime.cost import known_tensors, skeleton_of, with_shapes
+from udx.runtime.cost import known_tensors, peak_activation, skeleton_of, with_shapes
 from udx.runtime.graph import structure_of
+from udx.runtime.isolation import Suspect, check_in_isolation
 from udx.runtime.listing import canonical_listing, nodes_inside, structural_hash
 from udx.runtime.precision import require_precision
+from udx.runtime.vetting import require_bounded_inlining, require_known_operators
 from udx.tensors import TensorSpec, dtype_name, tensor_spec, tensors_of
 
 if TYPE_CHECKING:
     import onnx
 
 MAX_FILE_BYTES: Final = 2**31 - 1  # protobuf's own limit; larger models keep their weights beside the file
-MAX_TENSOR_BYTES: Final = 8 * 2**30
+MAX_TENSOR_BYTES: Final = 4 * 2**30
+MAX_WEIGHT_BYTES: Final = 8 * 2**30
+MAX_ACTIVATION_BYTES: Final = 8 * 2**30
+"""Activations that live at the same time; a full-size detector has less than one GiB."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class OnnxFile:
-    """A detector's ONNX file: its graph without external weights, and what its manifest promises."""
+    """A detector's ONNX file: its graph without external weights, and what its manifest promises.
+
+    ``sha256`` is that of the file as it was read.
+    """
 
     path: Path
+    sha256: str
     model: "onnx.ModelProto"
     manifest: Manifest
     inputs: tuple[TensorSpec, ...]
@@ -43,10 +53,14 @@ def read_onnx(path: Path) -> OnnxFile:
         UdxError: the file is missing, too large, damaged, not ONNX, too old, not from udx, or refers to files outside
             its folder; or its inputs, outputs or graph are not those of its manifest.
     """
-    model = _parse(_content_of(path), path)
+    content = _content_of(path)
+    model = _parse(content, path)
     _require_bounded_tensors(model, path)
     _require_versions(model, path)
+    require_known_operators(model, path)
     _require_no_recursion(model, path)
+    require_bounded_inlining(model, path)
+    check_in_isolation(Suspect(content=content, source=str(path), path=path), "graph")
     _require_valid(str(path), path)
     manifest = _manifest_of(model, path)
     inputs = expected_inputs(manifest)
@@ -58,7 +72,21 @@ def read_onnx(path: Path) -> OnnxFile:
     _require_same(path, "outputs", tuple(tensor_spec(value) for value in model.graph.output), outputs)
     _require_its_graph(model, manifest, path)
     _require_its_tensors(model, manifest, path)
-    return OnnxFile(path, model, manifest, inputs, outputs)
+    return OnnxFile(path, sha256(content).hexdigest(), model, manifest, inputs, outputs)
+
+
+def check_graph(suspect: Suspect) -> None:
+    """Let ONNX's C++ see a graph in every way that udx does: its checker, shape inference, and functions inlined.
+
+    Raises:
+        UdxError: ONNX refuses the model. Other exceptions of the libraries pass.
+    """
+    model = _parse(suspect.content, suspect.source)
+    _require_valid(suspect.content if suspect.path is None else str(suspect.path), suspect.source)
+    sizes = {} if suspect.path is None else _manifest_of(model, suspect.path).dynamic
+    skeleton = skeleton_of(model, sizes)
+    with_shapes(skeleton)
+    with_shapes(skeleton, inline=True)
 
 
 def with_weights_inside(file: OnnxFile) -> "onnx.ModelProto":
@@ -90,6 +118,8 @@ def require_segment(
     if model.functions:
         raise UdxError(f"{source} holds functions, which no segment does; do not trust it")
     _require_bounded_tensors(model, source)
+    require_known_operators(model, source)
+    check_in_isolation(Suspect(content=content, source=source), "graph")
     _require_valid(content, source)
     found = (tuple(map(tensor_spec, values)) for values in (model.graph.input, model.graph.output))
     if tuple(found) != (inputs, outputs):
@@ -173,13 +203,19 @@ def _require_bounded_tensors(model: "onnx.ModelProto", source: Path | str) -> No
     """Refuse tensors that claim more than they hold, before any library allocates what they claim."""
     import onnx
 
+    total = 0
     for tensor in tensors_of(model):
         spec = TensorSpec(tensor.name or "a constant", tuple(tensor.dims), dtype_name(tensor.data_type))
+        if tensor.HasField("segment"):
+            raise UdxError(f"{source} holds {spec} in segments, which udx never writes; do not trust it")
         if spec.dtype.startswith("unknown") or any(length < 0 for length in spec.shape):
             raise UdxError(f"{source} holds {spec}, which is no valid tensor; copy or export it again")
         if spec.dtype == "object":  # strings have no fixed size and hold what they hold
             continue
         _require_bounded(source, (spec,))
+        total += spec.num_bytes
+        if total > MAX_WEIGHT_BYTES:
+            raise UdxError(f"{source} holds more than {MAX_WEIGHT_BYTES >> 30} GiB of weights; do not trust it")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             assert isinstance(source, Path), "only files have a folder"
             _require_own_external_data(tensor, spec, source)
@@ -203,8 +239,8 @@ def _require_own_external_data(tensor: "onnx.TensorProto", spec: TensorSpec, pat
     fields = {entry.key: entry.value for entry in tensor.external_data}
     location = fields.get("location", "")
     folder = path.resolve().parent
-    target = (folder / location).resolve()
-    if not location or not target.is_relative_to(folder):
+    target = folder if "\0" in location else (folder / location).resolve()
+    if not location or target == folder or not target.is_relative_to(folder):
         raise UdxError(f"{path} wants weights from {location!r}, outside its folder; do not trust it")
     try:
         end = int(fields.get("offset", 0)) + int(fields.get("length", spec.num_bytes))
@@ -270,12 +306,23 @@ def _require_its_tensors(model: "onnx.ModelProto", manifest: Manifest, path: Pat
 
 
 def _require_bounded_activations(skeleton: "onnx.ModelProto", source: Path | str) -> None:
+    """Refuse activations that are too large, together or one by one, and those whose size nobody knows.
+
+    Inside of functions some sizes are known only when they run.
+    """
     try:
-        inlined = known_tensors(with_shapes(skeleton, inline=True).graph)
+        graph, inlined = with_shapes(skeleton).graph, with_shapes(skeleton, inline=True).graph
+        peak, unknown = peak_activation(inlined)[0], peak_activation(graph)[1]
+    except UdxError as error:
+        raise UdxError(f"{source}: {error}") from error
     except Exception as error:  # RuntimeError, InferenceError and others from C++
         raise UdxError(f"{source} is not a valid ONNX model ({first_line(error)}); export it again") from error
-    computed = tuple(spec for spec in inlined.values() if not spec.dtype.startswith(("unknown", "object")))
-    _require_bounded(source, computed)
+    computed = known_tensors(inlined).values()
+    _require_bounded(source, tuple(spec for spec in computed if not spec.dtype.startswith(("unknown", "object"))))
+    if peak > MAX_ACTIVATION_BYTES:
+        raise UdxError(f"{source} needs {peak / 2**30:.0f} GiB for its activations; do not trust it")
+    if unknown:
+        raise UdxError(f"{source} computes {unknown[0]} of a size that its graph does not tell; do not trust it")
 
 
 def _manifest_of(model: "onnx.ModelProto", path: Path) -> Manifest:

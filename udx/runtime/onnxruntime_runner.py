@@ -1,15 +1,19 @@
 """ONNX engines in ONNX Runtime, on the CPU or a CUDA device."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from udx.data.inputs import Tensors
 from udx.errors import MissingHardwareError, UdxError, first_line
+from udx.runtime.isolation import Suspect, check_in_isolation
 from udx.runtime.onnx_file import OnnxFile
 from udx.runtime.runner import Runner
+from udx.tensors import tensor_spec
 
 Provider = Literal["cpu", "cuda"]
 _PROVIDERS: Final[Mapping[Provider, str]] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -29,6 +33,7 @@ class OnnxRuntimeRunner(Runner):
     def __init__(self, file: OnnxFile, provider: Provider = "cpu", threads: int | None = None) -> None:
         require_threads(threads)
         super().__init__(file.path, file.manifest, file.inputs, file.outputs)
+        self._file = file
         self._provider = provider
         self._threads = threads
         self._output_names = [spec.name for spec in file.outputs]
@@ -41,8 +46,9 @@ class OnnxRuntimeRunner(Runner):
 
     def _activate(self) -> None:
         assert self._session is None, "already active"
+        content = require_runnable(self._file)
         folder = self.path.resolve().parent
-        self._session = open_session(self.path.read_bytes(), str(self.path), self._provider, self._threads, folder)
+        self._session = open_session(content, str(self.path), self._provider, self._threads, folder)
 
     def _infer(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         assert self._session is not None, "activate the runner first"
@@ -56,6 +62,43 @@ class OnnxRuntimeRunner(Runner):
 
     def _deactivate(self) -> None:
         self._session = None
+
+
+def require_runnable(file: OnnxFile) -> bytes:
+    """Return the content of a checked file after it has run one frame in a process of its own.
+
+    Raises:
+        UdxError: the file is another one than was checked, or ONNX Runtime refuses it, crashes on it or hangs.
+    """
+    try:
+        content = file.path.read_bytes()
+    except OSError as error:
+        raise UdxError(f"cannot read engine {file.path}: {error.strerror}; check the path") from error
+    if sha256(content).hexdigest() != file.sha256:
+        raise UdxError(f"{file.path} has been replaced since it was opened; open it again")
+    _import_onnxruntime()
+    check_in_isolation(Suspect(content=content, source=str(file.path), path=file.path), "run")
+    return content
+
+
+def run_once(suspect: Suspect) -> None:
+    """Open a session on a model and run a frame of zeros; open dimensions are 1.
+
+    Raises:
+        UdxError: ONNX Runtime refuses the model or fails on the frame.
+    """
+    import onnx
+
+    folder = suspect.path.parent if suspect.path is not None else None
+    session = open_session(suspect.content, suspect.source, folder=folder)
+    graph = onnx.load_model_from_string(suspect.content).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    specs = [tensor_spec(value) for value in graph.input if value.name not in stored]
+    zeros = {spec.name: np.zeros([max(length, 1) for length in spec.shape], spec.dtype) for spec in specs}
+    try:
+        session.run(None, zeros)
+    except Exception as error:
+        raise UdxError(f"ONNX Runtime fails on {suspect.source} ({first_line(error)}); export it again") from error
 
 
 def open_session(

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 from udx.config import from_plain, to_plain
 from udx.errors import UdxError
+from udx.files import parse_json
 from udx.launch import KernelFile, KernelLibrary, Launch
 from udx.manifest import Manifest
 from udx.runtime.arena import ALIGNMENT, PlacedTensor, Step, require_sound_memory
@@ -262,13 +263,9 @@ def require_runnable(file: PartitionedFile, version: str, device: CudaDevice) ->
         )
 
 
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
-
-
 def _parse(content: bytes, path: Path) -> PartitionedPlan:
     try:
-        value = json.loads(content, parse_constant=_no_number)
+        value = parse_json(content)
     except (ValueError, RecursionError) as error:
         raise UdxError(f"{path} holds a damaged {INDEX} ({error}); copy it again or build it again") from error
     found = value.get("format") if isinstance(value, dict) else None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from udx.data.inputs import Tensors
 from udx.errors import UdxError, first_line
 from udx.runtime.arena import ALIGNMENT
+from udx.runtime.isolation import Suspect, check_in_isolation
 from udx.runtime.numpy_kernels import require_kernels, run_kernel
 from udx.runtime.onnx_file import require_segment
 from udx.runtime.onnxruntime_runner import open_session, require_threads, session_settings
@@ -65,7 +66,9 @@ class PartitionedRunner(Runner):
 
     def _segment(self, step: SegmentStep, model: bytes) -> Callable[[], None]:
         """A session that reads and writes the arena itself."""
-        session = open_session(model, f"{step.name} of {self.path}", threads=self._threads)
+        source = f"{step.name} of {self.path}"
+        check_in_isolation(Suspect(content=model, source=source), "run")
+        session = open_session(model, source, threads=self._threads)
         binding = session.io_binding()
         for bind, names in ((binding.bind_input, step.inputs), (binding.bind_output, step.outputs)):
             for name in names:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ class Runner(ABC):
     """An engine file bound to one backend.
 
     Opening reads and checks the file; ``activate`` (or ``with``) takes memory and devices, ``deactivate``
-    gives them back. A runner can be activated again. One frame at a time: not for several threads at once.
+    gives them back. A runner can be activated again. Threads may share one: it runs their frames one after another.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Runner(ABC):
         self.inputs = inputs
         self.outputs = outputs
         self._calibration: Tensors = {}
+        self._in_use = Lock()
 
     @property
     @abstractmethod
@@ -117,7 +119,8 @@ class Runner(ABC):
         if not tensors.keys() & set(CALIBRATION):
             tensors = {**tensors, **self._calibration}
         self._require_inputs(tensors)
-        return self._infer({spec.name: tensors[spec.name] for spec in self.inputs})
+        with self._in_use:
+            return self._infer({spec.name: tensors[spec.name] for spec in self.inputs})
 
     def detect(self, tensors: Tensors) -> Detections:
         """Run one frame and check what came out.
