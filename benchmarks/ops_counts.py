@@ -159,7 +159,10 @@ def main(before: str | None, names: Sequence[str], scale: int, json_file: Path) 
     """Count what the kernels that go into plans ask of the memory, print a table, save it."""
     if scale < 1:
         raise UdxError(f"--scale divides sizes and must be at least 1, not {scale}")
-    known = cases(scale)
+    try:
+        known = cases(scale)
+    except ValueError as error:  # a grid is no whole number of cells of that size
+        raise UdxError(f"--scale {scale} does not divide the grids: {error}") from error
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UdxError(f"there is no case {unknown[0]!r}; choose from {', '.join(known)}")

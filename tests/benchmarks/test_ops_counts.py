@@ -57,6 +57,7 @@ def test_the_aims_hold_in_the_results_at_full_size():
     [
         (["--case", "bev"], "there is no case 'bev'; choose from bench, v3, wide, pillars"),
         (["--scale", "0"], "--scale divides sizes and must be at least 1, not 0"),
+        (["--scale", "7"], "--scale 7 does not divide the grids"),
         (["--before", "no-such-commit"], "--before no-such-commit names no commit"),
     ],
 )
