@@ -25,6 +25,7 @@ IMAGE_STD: Final = (58.395, 57.12, 57.375)
 """ImageNet's RGB statistics, which pretrained backbones expect."""
 
 
+ATTENTION: Final = "eager"
 BACKBONES: Final = frozenset({"resnet", "convnext", "convnextv2", "swin", "swinv2", "dinov2", "dinov2_with_registers"})
 """Architectures of the transformers library that a camera encoder may have; all have ``feature_maps``."""
 
@@ -149,12 +150,17 @@ def build_backbone(config: CameraEncoderConfig) -> Any:
     from transformers import AutoBackbone, AutoConfig
 
     settings = AutoConfig.for_model(config.backbone, **config.settings)
-    backbone = AutoBackbone.from_config(settings)
+    # Attention as plain matrix products: torch cannot export its fused form of Swin's windows to ONNX.
+    backbone = AutoBackbone.from_config(settings, attn_implementation=ATTENTION)
     if config.pretrained is None:
         return backbone
     try:
         backbone, loading = type(backbone).from_pretrained(
-            config.pretrained, config=settings, use_safetensors=True, output_loading_info=True
+            config.pretrained,
+            config=settings,
+            use_safetensors=True,
+            output_loading_info=True,
+            attn_implementation=ATTENTION,
         )
     except RuntimeError as error:
         raise _other_architecture(config, str(error).splitlines()[0]) from error
