@@ -1,26 +1,37 @@
 """Which keyframes calibrate, and which judge."""
 
-from dataclasses import dataclass
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from udx.calibration.samples import choose, digest, stratified
+from udx.data.frame import Annotations, KeyFrame
 from udx.errors import UdxError
+from udx.geometry import CameraRig
+
+RIG = CameraRig(("CAM",), np.eye(3)[None], np.eye(4)[None])
 
 
-@dataclass(frozen=True)
-class Frame:
-    scene: str
-    token: str
+def frames(*lengths: int) -> list[KeyFrame]:
+    """Keyframes of scenes of these lengths; nothing but their names is read."""
+    return [
+        KeyFrame(
+            token=f"{scene}-{at}",
+            scene=f"s{scene}",
+            timestamp_us=0,
+            image_paths=(),
+            rig=RIG,
+            sweeps=(),
+            global_T_ego=np.eye(4),
+            annotations=Annotations.none(),
+        )
+        for scene, length in enumerate(lengths)
+        for at in range(length)
+    ]
 
 
-def frames(*lengths: int) -> list[Frame]:
-    return [Frame(f"s{scene}", f"{scene}-{at}") for scene, length in enumerate(lengths) for at in range(length)]
-
-
-def by_scene(items: list[Frame]) -> dict[str, list[Frame]]:
+def by_scene(items: list[KeyFrame]) -> dict[str, list[KeyFrame]]:
     return {name: [item for item in items if item.scene == name] for name in dict.fromkeys(i.scene for i in items)}
 
 

@@ -60,8 +60,10 @@ def test_boxes_agree_within_reach_and_by_label():
 
 
 def test_one_box_is_matched_once():
-    twice = dataclasses.replace(ONE, boxes_K9=BOXES * [0, 1, 1, 1, 1, 1, 1, 1, 1], labels_K=np.array([0, 0, 0]))
-    shift = np.zeros((3, 9))
+    twice = dataclasses.replace(
+        ONE, boxes_K9=BOXES * np.array([0, 1, 1, 1, 1, 1, 1, 1, 1], np.float32), labels_K=np.array([0, 0, 0])
+    )
+    shift = np.zeros((3, 9), np.float32)
     shift[1:, 0] = 9.0
     other = dataclasses.replace(twice, boxes_K9=twice.boxes_K9 + shift)
     assert agreement(twice, other).matched == 1

@@ -334,7 +334,7 @@ def test_without_augmentation_there_is_no_seed():
         dataclasses.replace(KEY, augmentation_seed=None)
 
 
-@pytest.mark.parametrize("value", [{"a": (1, 2)}, {1: "a"}, {"a": float("nan")}, {"a": Path("b")}])
+@pytest.mark.parametrize("value", [{"a": (1, 2)}, {"a": {1: "b"}}, {"a": float("nan")}, {"a": Path("b")}])
 def test_a_key_that_json_would_change_is_refused(value):
     with pytest.raises(ValueError, match="JSON"):
         dataclasses.replace(KEY, objectives=value)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,9 +137,9 @@ def exports_of_another(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"teacher": "runs/t"}, "name that run with --learn"),
-        ({"learn": "runs/s", "precision": "fp8"}, "is for INT8, not FP8"),
-        ({"learn": "runs/s", "steps": 0}, "at least one step"),
+        ({"teacher": Path("runs/t")}, "name that run with --learn"),
+        ({"learn": Path("runs/s"), "precision": "fp8"}, "is for INT8, not FP8"),
+        ({"learn": Path("runs/s"), "steps": 0}, "at least one step"),
     ],
 )
 def test_requests_that_make_no_sense(asked, said, tmp_path):

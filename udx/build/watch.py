@@ -4,11 +4,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Event, Lock, Thread
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Display(Protocol):
     """Where phases are shown. A phase may hold others; ``depth`` counts how many it is held by."""
 

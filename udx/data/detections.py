@@ -38,7 +38,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes_K9)
 
-    def __getitem__(self, keep: NDArray[np.bool_]) -> "Detections":
+    def __getitem__(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> "Detections":
         return Detections(boxes_K9=self.boxes_K9[keep], scores_K=self.scores_K[keep], labels_K=self.labels_K[keep])
 
     def above(self, score: float) -> "Detections":

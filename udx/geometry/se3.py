@@ -5,11 +5,12 @@ tenth of a second, on the cores that the detector runs on.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from udx.geometry.arrays import FloatArray, require_finite, require_shape
 
 
-def from_quaternion(rotation_wxyz: FloatArray, translation_m: FloatArray) -> FloatArray:
+def from_quaternion(rotation_wxyz: ArrayLike, translation_m: ArrayLike) -> FloatArray:
     """Build a 4×4 transform from a quaternion (w, x, y, z), normalised here, and a translation in metres.
 
     Raises:

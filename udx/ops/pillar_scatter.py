@@ -57,7 +57,9 @@ def _(grad: Tensor, features_MC: Tensor, cell_M: Tensor, pillars: Tensor) -> Ten
     return torch.empty_like(features_MC)
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup_context(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, int], output: Tensor
+) -> None:
     features_MC, cell_M, _ = inputs
     ctx.save_for_backward(features_MC, cell_M, output)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class Runner(ABC):
         """Release everything that ``activate`` took."""
         self._deactivate()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Runner":
         self.activate()
         return self
 

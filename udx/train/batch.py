@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from udx.train.objectives import Objects
 from udx.train.sampling import BatchShare, EpochSampler
 
 
+@runtime_checkable
 class Remembered(Protocol):
     """Where lessons of the teacher may be kept, by position in the training set and draw of the augmentation."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ _UNIT_CORNERS: Final = np.array([(x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 
 _NO_HIT: Final = torch.iinfo(torch.int64).max
 
 
+@runtime_checkable
 class Lattice(Protocol):
     """A sensor's rays, row by row, in its own frame."""
 

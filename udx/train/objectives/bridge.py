@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from udx.errors import UdxError
 from udx.geometry import BevGrid
 from udx.models.center_head import REGRESSION, TASKS
-from udx.models.taps import DeclaredTaps, HeadMaps, Tap, Taps
+from udx.models.taps import DeclaredTaps, EncoderTaps, HeadMaps, Tap, Taps
 from udx.train.losses import at_least_float32
 from udx.train.objectives.base import GridPair, Lesson, Pair, adapter, inside, of_all
 
@@ -108,7 +108,7 @@ class Bridge(nn.Module):
         """The student's."""
         return self.align.grids.student
 
-    def of_student(self, taps: Taps) -> Float[Tensor, "B C H W"]:
+    def of_student(self, taps: EncoderTaps) -> Float[Tensor, "B C H W"]:
         """The student's map through the adapter, in float32 at least."""
         return at_least_float32(self.adapter(map_of(taps, self.at)))
 
@@ -142,11 +142,17 @@ def declared_map(taps: DeclaredTaps, name: AnyMap) -> Tap:
     return tap
 
 
-def map_of(taps: Taps, name: AnyMap) -> Float[Tensor, "B C H W"]:
-    """A map by name; while a sensor encoder learns alone, there is no other than ``low``."""
-    if name == "heatmap":
-        return taps.heads.heatmap_BKHW
-    return taps.low_BCHW if name == "low" else taps.high_BCHW
+def map_of(taps: EncoderTaps, name: AnyMap) -> Float[Tensor, "B C H W"]:
+    """Return a map by name.
+
+    Raises:
+        TypeError: a sensor encoder alone yields no map but ``low``.
+    """
+    if name == "low":
+        return taps.low_BCHW
+    if not isinstance(taps, Taps):
+        raise TypeError(f"a sensor encoder alone yields the map 'low', and not {name!r}")
+    return taps.heads.heatmap_BKHW if name == "heatmap" else taps.high_BCHW
 
 
 def at_cells(map_BCHW: Float[Tensor, "B C H W"], cells_M3: Int[Tensor, "M 3"]) -> Float[Tensor, "M C"]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from udx.models.taps import Taps
+from udx.models.taps import EncoderTaps, Taps
 from udx.train.objectives.base import Lesson, Objective, ObjectiveConfig, Objects, Pair
 from udx.train.objectives.bridge import AnyMap, Bridge, joined_maps, whole_maps
 
@@ -46,7 +46,7 @@ class ChannelWiseObjective(Objective):
         """Keep the teacher's ``map`` (1, C, H, W)."""
         return whole_maps(self.bridge.of_teacher(teacher))
 
-    def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
+    def forward(self, student: EncoderTaps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
         """Compare the distributions over the cells that both maps hold."""
         student_BCP = self.bridge.covered(self.bridge.of_student(student))
         teacher_BCP = self.bridge.covered(joined_maps(lessons, student_BCP))

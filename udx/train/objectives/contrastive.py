@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from udx.models.blocks import MAX_CHANNELS
-from udx.models.taps import Taps
+from udx.models.taps import EncoderTaps, Taps
 from udx.processes import mean_count
 from udx.ranges import require_range
 from udx.train.losses import EPS, at_least_float32, box_features
@@ -66,7 +66,7 @@ class ContrastiveObjective(Objective):
         points_N9C = box_features(map_of(teacher, self.config.at), boxes, self.grids.teacher)
         return [{"objects": its} for its in by_sample(self._pooled(points_N9C), boxes)]
 
-    def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
+    def forward(self, student: EncoderTaps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
         """Tell the objects of the batch apart by their features."""
         boxes = self.grids.comparable(objects.boxes)
         points_N9C = box_features(map_of(student, self.config.at), boxes, self.grids.student)

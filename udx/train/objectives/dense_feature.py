@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from udx.models.taps import Taps
+from udx.models.taps import EncoderTaps, Taps
 from udx.train.losses import at_least_float32, weighted_mean
 from udx.train.masks import FOREGROUND, MaskName
 from udx.train.objectives.base import Lesson, Objective, ObjectiveConfig, Objects, Pair, of_all
@@ -39,7 +39,7 @@ class DenseFeatureObjective(Objective):
         values_MC = at_cells(self.bridge.of_teacher(teacher), cells_M3)
         return [{"cells": its} for its in by_sample_of(cells_M3, values_MC, len(objects.boxes))]
 
-    def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
+    def forward(self, student: EncoderTaps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
         """Compare the maps under the mask."""
         weight_BHW = self._weight(objects)
         cells_M3 = weight_BHW.nonzero()

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from udx.models.taps import Taps
+from udx.models.taps import EncoderTaps, Taps
 from udx.ranges import require_range
 from udx.train.losses import Boxes, box_features, cosines, matrix_distance
 from udx.train.objectives.base import (
@@ -59,7 +59,7 @@ class InnerGeometryObjective(Objective):
         points_NPC = box_features(map_of(teacher, self.at), boxes, self.grids.teacher, self.lattice)
         return [{"points": points} for points in by_sample(points_NPC, boxes)]
 
-    def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
+    def forward(self, student: EncoderTaps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
         """Compare both kinds of similarities."""
         boxes: Boxes = self.grids.comparable(objects.boxes)
         student_map = self.adapter(map_of(student, self.at))

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from udx.models.taps import Taps
+from udx.models.taps import EncoderTaps, Taps
 from udx.train.losses import weighted_mean
 from udx.train.masks import background, equalised, interior, size_normalised
 from udx.train.objectives.base import GridPair, Lesson, Objective, ObjectiveConfig, Objects, Pair, of_all
@@ -65,7 +65,7 @@ class SplitFeatureObjective(Objective):
         wrong_BHW = self._false_positives(teacher, objects)
         return [{**lesson, "false_positives": its} for lesson, its in zip(lessons, wrong_BHW.split(1), strict=True)]
 
-    def forward(self, student: Taps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
+    def forward(self, student: EncoderTaps, lessons: Sequence[Lesson], objects: Objects) -> Float[Tensor, ""]:
         """Compare the maps, region by region."""
         config, covered = self.config, self.bridge.covered
         student_BCP = covered(self.bridge.of_student(student))
