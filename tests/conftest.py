@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import typechecks
+
+typechecks.install()  # before anything imports udx
+
 settings.register_profile("udx", deadline=None)  # a busy machine is no failure
 settings.load_profile("udx")
 
