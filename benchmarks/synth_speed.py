@@ -71,6 +71,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device on this machine; leave out --device cuda")
     spec = WorldSpec(scenes=args.scenes, samples=args.samples, sweeps=args.sweeps, image_width_px=args.width)
     report = {
         "spec": {"scenes": args.scenes, "samples": args.samples, "image_width_px": args.width, "sweeps": args.sweeps},

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -51,3 +52,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason="needs a CUDA device: run make gpu-check on a machine that has one")
             )
+
+
+DEVKIT = ("nuscenes", "pyquaternion")
+"""What nuscenes-devkit brings."""
+NO_DEVKIT = "needs nuscenes-devkit: pip install 'udx[train]'"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Count a test as skipped if it needs nuscenes-devkit where that is not installed."""
+    report = yield
+    if call.excinfo is not None and lacks_devkit(call.excinfo.value):
+        report.outcome, report.longrepr = "skipped", (str(item.path), 0, f"Skipped: {NO_DEVKIT}")
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    """Likewise a module that imports it."""
+    report = yield
+    if report.failed and any(f"No module named '{name}" in str(report.longrepr) for name in DEVKIT):
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, f"Skipped: {NO_DEVKIT}")
+    return report
+
+
+def lacks_devkit(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is for want of nuscenes-devkit."""
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        return error.name.partition(".")[0] in DEVKIT and importlib.util.find_spec(error.name.partition(".")[0]) is None
+    return error.__cause__ is not None and lacks_devkit(error.__cause__)

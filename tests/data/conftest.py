@@ -13,14 +13,28 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pyquaternion import Quaternion
 
-TILT = Quaternion(axis=[0, 0, 1], degrees=30) * Quaternion(axis=[0, 1, 0], degrees=2)
 EGO_SPEED = 4.0
 BOLLARD_GLOBAL = np.array([115.0, 212.0, 1.0])
 CAR_SPEED = np.array([3.0, 1.0])
-CAMERA_AXES = Quaternion(matrix=np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))  # z forward, x right, y down
 START_US = 1_600_000_000_000_000
+
+
+def quaternion(**of: Any) -> Any:
+    """A quaternion of pyquaternion's, which comes with nuscenes-devkit: imported by who asks for one."""
+    from pyquaternion import Quaternion
+
+    return Quaternion(**of)
+
+
+def tilt() -> Any:
+    """How the car stands in the world."""
+    return quaternion(axis=[0, 0, 1], degrees=30) * quaternion(axis=[0, 1, 0], degrees=2)
+
+
+def camera_axes() -> Any:
+    """A camera's axes in the car's frame: z forward, x right, y down."""
+    return quaternion(matrix=np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]))
 
 
 @dataclass
@@ -66,8 +80,8 @@ def jpeg(width: int, height: int, value: int) -> bytes:
 
 def sweep_at(time_s: float) -> bytes:
     """The bollard as the LiDAR sees it, a return from the car's own roof, and one lost return."""
-    global_R_lidar = (TILT * Quaternion(axis=[0, 0, 1], degrees=-90)).rotation_matrix
-    lidar = ego_position(time_s) + TILT.rotate(np.array([1.0, 0.0, 1.8]))
+    global_R_lidar = (tilt() * quaternion(axis=[0, 0, 1], degrees=-90)).rotation_matrix
+    lidar = ego_position(time_s) + tilt().rotate(np.array([1.0, 0.0, 1.8]))
     bollard = global_R_lidar.T @ (BOLLARD_GLOBAL - lidar)
     rows = [[*bollard, 51.0, 3.0], [0.5, -0.9, -0.2, 10.0, 0.0], [np.nan, 1.0, 1.0, 0.0, 0.0]]
     return np.array(rows, dtype="<f4").tobytes()
@@ -91,7 +105,7 @@ def world() -> World:
                 "token": "k-LIDAR_TOP",
                 "sensor_token": "s-LIDAR_TOP",
                 "translation": [1.0, 0.0, 1.8],
-                "rotation": list(Quaternion(axis=[0, 0, 1], degrees=-90)),
+                "rotation": list(quaternion(axis=[0, 0, 1], degrees=-90)),
                 "camera_intrinsic": [],
             }
         ],
@@ -129,7 +143,7 @@ def world() -> World:
     def add_data(name: str, channel: str, time_s: float, sample: str, file: str, links: tuple[str, str]) -> None:
         time_us = START_US + round(time_s * 1e6)
         pose = {"token": f"p-{name}", "timestamp": time_us, "translation": ego_position(time_s).tolist()}
-        tables["ego_pose"].append(pose | {"rotation": list(TILT)})
+        tables["ego_pose"].append(pose | {"rotation": list(tilt())})
         camera = channel.startswith("CAM")
         tables["sample_data"].append(
             {
@@ -162,7 +176,7 @@ def world() -> World:
                 "token": f"k-{channel}",
                 "sensor_token": f"s-{channel}",
                 "translation": [1.5 - index, 0.0, 1.5],
-                "rotation": list(Quaternion(axis=[0, 0, 1], degrees=turn) * CAMERA_AXES),
+                "rotation": list(quaternion(axis=[0, 0, 1], degrees=turn) * camera_axes()),
                 "camera_intrinsic": [[100.0, 0.0, 80.0], [0.0, 100.0, 45.0], [0.0, 0.0, 1.0]],
             }
         )
@@ -182,7 +196,7 @@ def world() -> World:
                     "attribute_tokens": ["a-moving"] if what == "car" else [],
                     "translation": car_centre(time_s).tolist(),
                     "size": list(size),
-                    "rotation": list(Quaternion(axis=[0, 0, 1], radians=np.arctan2(CAR_SPEED[1], CAR_SPEED[0]))),
+                    "rotation": list(quaternion(axis=[0, 0, 1], radians=np.arctan2(CAR_SPEED[1], CAR_SPEED[0]))),
                     "num_lidar_pts": 5,
                     "num_radar_pts": number,
                     "prev": f"{what}0" if number else "",

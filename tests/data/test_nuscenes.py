@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyquaternion import Quaternion
 
 from udx.data.nuscenes import (
     _headings,
@@ -73,6 +72,8 @@ def test_each_camera_comes_in_through_its_own_ego_pose(world_root):
     first, _ = load_keyframes(world_root, "train", TWO)
     # The camera looked 50 ms before the LiDAR, 4 m/s · 0.05 s = 0.2 m further back along global x.
     global_camera = transform_points(first.global_T_ego, first.rig.ego_T_cam_N44[:, :3, 3])
+    from pyquaternion import Quaternion
+
     tilt = Quaternion(axis=[0, 0, 1], degrees=30) * Quaternion(axis=[0, 1, 0], degrees=2)
     for position, mount in zip(global_camera, ([1.5, 0, 1.5], [0.5, 0, 1.5]), strict=True):
         assert position == pytest.approx(np.array([99.8, 200.0, 0.0]) + tilt.rotate(np.array(mount)))
@@ -104,6 +105,8 @@ def test_velocity_is_unknown_without_neighbours(spoilt):
 
 @given(st.floats(-3.1, 3.1), st.floats(-1, 1), st.floats(-1, 1))
 def test_heading_of_a_quaternion(yaw, pitch, roll):
+    from pyquaternion import Quaternion
+
     rotation = (
         Quaternion(axis=[0, 0, 1], radians=yaw)
         * Quaternion(axis=[0, 1, 0], radians=pitch)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pyquaternion import Quaternion
 
 from udx.geometry.se3 import (
     affine_inverse,
@@ -28,6 +27,8 @@ def test_quarter_turn_by_hand():
 def test_a_quaternion_comes_back_from_its_matrix():
     rng = np.random.default_rng(0)
     units = np.concatenate([np.eye(4), rng.normal(size=(200, 4)), rng.normal(size=(50, 4)) * [0, 1, 1e-9, 1]])
+    from pyquaternion import Quaternion
+
     for unit in units / np.linalg.norm(units, axis=1, keepdims=True):
         found = quaternion_of(Quaternion(unit).rotation_matrix)
         assert found[0] >= 0
@@ -38,6 +39,8 @@ def test_a_quaternion_comes_back_from_its_matrix():
 def test_rotation_agrees_with_pyquaternion(rotation, translation):
     assume(np.linalg.norm(rotation) > 1e-3)
     matrix = from_quaternion(rotation, translation)
+    from pyquaternion import Quaternion
+
     assert matrix[:3, :3] == pytest.approx(Quaternion(rotation).rotation_matrix, abs=1e-12)
     assert matrix[:3, 3].tolist() == translation.tolist()
     assert np.linalg.det(matrix) == pytest.approx(1)
