@@ -25,7 +25,7 @@ def test_masked():
         ({"labels_N": np.array([0, 5])}, r"labels must have shape \(3,\), not \(2,\)"),
         ({"labels_N": np.array([0, 5, 10])}, "a label is outside 0 to 9"),
         ({"labels_N": np.array([0, 5, -1])}, "a label is outside 0 to 9"),
-        ({"num_points_N": np.zeros(4)}, r"num_points must have shape \(3,\)"),
+        ({"num_points_N": np.zeros(4, np.int64)}, r"num_points must have shape \(3,\)"),
         ({"boxes_N9": np.zeros((3, 9))}, "a size that is not positive"),
         ({"boxes_N9": np.full((3, 9), np.nan)}, "not finite"),
     ],

@@ -410,7 +410,7 @@ def _check_files(check: _Check) -> int:
     return done
 
 
-def _file_jobs(check: _Check) -> Iterator[tuple[str, Path, str, tuple[int, int]]]:
+def _file_jobs(check: _Check) -> Iterator[tuple[str, Path, str | None, tuple[int, int]]]:
     """(token, path, modality, (width, height)) of each record, streamed again rather than kept."""
     table, modality = check.tables["sample_data"], check.tables["sensor"].columns["modality"]
     sensors = _sensor_of_data(check)
@@ -425,7 +425,7 @@ def _file_jobs(check: _Check) -> Iterator[tuple[str, Path, str, tuple[int, int]]
         return  # reported when the table was read
 
 
-def _file_fault(path: Path, modality: str, size: tuple[int, int]) -> str | None:
+def _file_fault(path: Path, modality: str | None, size: tuple[int, int]) -> str | None:
     """What is wrong with a file, and after a semicolon what to do."""
     restore = "restore it or unpack its archive again"
     try:
