@@ -1,6 +1,7 @@
 """TensorRT's builder and its runtime, as far as a build needs them; TensorRT-RTX answers to the same calls.
 
-Not yet run on hardware: with TensorRT a stand-in is tested, with TensorRT-RTX all but the description of the engine.
+With TensorRT a stand-in is tested, with TensorRT-RTX all but the description of the engine
+(``docs/hardware-status.md``).
 """
 
 from collections.abc import Callable

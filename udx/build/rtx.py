@@ -2,7 +2,8 @@
 
 By default an engine runs on all GPUs that the library supports; it is finished there when it is loaded, in that GPU's
 own instructions. Which these are the library is asked (1.7: compute capability 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1, and
-not 9.0). Engines of one version do not run in another. Not yet run on hardware.
+not 9.0). Engines of one version do not run in another. What ran where is in
+``docs/hardware-status.md``.
 """
 
 from collections.abc import Sequence

@@ -4,8 +4,8 @@ The network is strongly typed: precision is what the ONNX file says, tensor by t
 must become a plugin, or there is no plan (``udx.build.plugins``). What TensorRT measures of its kernels is kept between
 builds, and so are plans: a second build of the same engine is a copy.
 
-Not yet run on hardware. The flow is tested with a stand-in that answers as TensorRT does, and its parser, builder,
-progress and cancelling with TensorRT-RTX, which has the same.
+The flow is tested with a stand-in that answers as TensorRT does, and its parser, builder, progress and cancelling with
+TensorRT-RTX, which has the same; what ran where is in ``docs/hardware-status.md``.
 """
 
 import json

@@ -9,8 +9,8 @@ from Ampere on: these kernels gain nothing from an architecture's own instructio
 allow that: ``config.set_preview_feature(tensorrt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)``, or
 ``trtexec --preview=+aliasedPluginIO1003``.
 
-For ``tensorrt.plugin`` of TensorRT 10.15 and 11, with NumPy 1.26 or 2. Not yet run on hardware, nor with TensorRT's own
-builder: the tests register, create and ask the plugins with TensorRT's real Python package and plugin registry.
+For ``tensorrt.plugin`` of TensorRT 10.15 and 11, with NumPy 1.26 or 2. The tests register, create and ask the
+plugins with TensorRT's real Python package and plugin registry; what ran where is in ``docs/hardware-status.md``.
 """
 
 import inspect

@@ -10,6 +10,6 @@ Coordinates are FP32 whatever the features are. Where bits decide (a point's cel
 followed by a sum, or ``enable_fp_fusion`` is off, so that no compiler contracts the two into one rounding;
 divisions are rounded to nearest (``div_rn``), never approximated.
 
-Not yet run on hardware: the interpreter (``TRITON_INTERPRET=1``) runs the kernels on CPU tensors, and the tests
-hold them to the torch references and to NumPy.
+The interpreter (``TRITON_INTERPRET=1``) runs the kernels on CPU tensors, and the tests hold them to the torch
+references and to NumPy; what ran where is in ``docs/hardware-status.md``.
 """

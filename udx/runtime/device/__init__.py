@@ -5,5 +5,6 @@ in TensorRT or TensorRT-RTX. All work in the device's primary context, which is 
 and no longer: torch and ONNX Runtime, which use it too, find what they left. None of the libraries is imported before
 a plan is activated.
 
-Not yet run on hardware: the tests run whole plans on a stand-in that keeps the order, lifetime and addresses of a GPU.
+The tests run whole plans on a stand-in that keeps the order, lifetime and addresses of a GPU; what ran where is in
+``docs/hardware-status.md``.
 """
