@@ -45,16 +45,26 @@ def collected_files(root: Path, scratch: Path) -> set[Path]:
 
 
 def files_with_tests(root: Path) -> set[Path]:
-    """Return the files below ``root / "tests"`` that are named as test modules or define test functions."""
+    """Return the files below ``root / "tests"`` that are named as test modules, or define tests that nobody takes up.
+
+    A contract that test modules import, or a program that they start, is named by another file.
+    """
+    texts = {path: path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py")}
+
+    def is_named_elsewhere(path: Path) -> bool:
+        return any(path.stem in text for other, text in texts.items() if other != path)
+
     return {
         path.relative_to(root)
-        for path in (root / "tests").rglob("*.py")
-        if path.name.startswith("test_") or path.name.endswith("_test.py") or _defines_tests(path)
+        for path, text in texts.items()
+        if path.name.startswith("test_")
+        or path.name.endswith("_test.py")
+        or (_defines_tests(text) and not is_named_elsewhere(path))
     }
 
 
-def _defines_tests(path: Path) -> bool:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _defines_tests(text: str) -> bool:
+    tree = ast.parse(text)
     return any(isinstance(node, ast.FunctionDef) and node.name.startswith("test_") for node in ast.walk(tree))
 
 
@@ -70,9 +80,9 @@ def test_every_folder_and_file_is_collected(tmp_path):
 def test_a_hidden_folder_and_a_misnamed_file_are_seen(tmp_path):
     """``build`` is among the folders that pytest leaves out by default."""
     root = tmp_path / "project"
-    for name in ("tests/test_seen.py", "tests/build/test_hidden.py", "tests/misnamed.py"):
+    for name in ("tests/test_seen.py", "tests/build/test_hidden.py", "tests/mis_named.py"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("def test_something():\n    assert True\n")
     (root / "pyproject.toml").write_text('[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
     missed = files_with_tests(root) - collected_files(root, tmp_path)
-    assert missed == {Path("tests/build/test_hidden.py"), Path("tests/misnamed.py")}
+    assert missed == {Path("tests/build/test_hidden.py"), Path("tests/mis_named.py")}
