@@ -8,6 +8,7 @@ The program fails if the distilled student is not the better one.
 """
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def open_world(root: Path, device: str) -> Dataset:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(steps: int, teacher_steps: int, overrides: tuple[str, ...], device: str, out: Path, json_file: Path) -> None:
     """Train the three, print their metrics and save them."""
+    if importlib.util.find_spec("nuscenes") is None:
+        raise UdxError(
+            "detectors are evaluated by nuscenes-devkit, which is not installed: pip install nuscenes-devkit"
+        )
     out, json_file = checkout.require_writable(out), checkout.require_writable(json_file.parent) / json_file.name
     data = open_world(out / "world", device)
 

@@ -197,6 +197,24 @@ def test_a_folder_that_cannot_be_written_is_said_first(program, tmp_path):
     assert "results cannot be written to" in done.stderr and "RESULTS=FOLDER" in done.stderr
 
 
+def test_what_is_gained_needs_the_devkit_and_says_so_first(tmp_path):
+    """Before the world is rendered and three detectors are trained."""
+    hidden = (
+        "import importlib.util, runpy, sys\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'nuscenes' else found(name, *rest)\n"
+        "program, *sys.argv[1:] = sys.argv[1:]\n"
+        "sys.path.insert(0, program.rpartition('/')[0])\n"
+        "runpy.run_path(program, run_name='__main__')\n"
+    )
+    program = ROOT / "benchmarks" / "small_gain.py"
+    command = [sys.executable, "-c", hidden, str(program), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "nuscenes-devkit" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def started(program: str, *arguments: str, cwd: Path):
     command = [sys.executable, str(ROOT / "benchmarks" / program), *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
