@@ -37,7 +37,7 @@ class Home:
 
 
 def interpreter() -> Home:
-    pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=_take_indices_by_item)
     hidden = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     before = {name: os.environ.get(name) for name in hidden}
     os.environ.update(hidden)
@@ -50,6 +50,19 @@ def interpreter() -> Home:
             else:
                 os.environ[name] = value
     return Home("interpreter", pool)
+
+
+def _take_indices_by_item() -> None:
+    """Mend Triton 3.6's interpreter: it takes ``int`` of an array of one element, which NumPy 2.4 refuses."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patched
 
 
 def _unpacked(packed: bytes) -> bytes:
