@@ -1,6 +1,7 @@
 """What the options of all commands have in common: files that are read or written, names that can be listed."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,6 +153,24 @@ def given_options(ctx: click.Context) -> frozenset[str]:
     """Names of the parameters that the command line gives, as opposed to defaults."""
     source = click.core.ParameterSource.COMMANDLINE
     return frozenset(name for name in ctx.params if ctx.get_parameter_source(name) is source)
+
+
+def command_line(ctx: click.Context) -> str:
+    """Return the command as a shell would run it again, with what the command line gave and no defaults."""
+    given = given_options(ctx)
+    words = ctx.command_path.split()
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name or "")
+        if parameter.name not in given:
+            continue
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0] if value else (parameter.secondary_opts or parameter.opts)[0])
+            continue
+        values = value if isinstance(value, tuple | list) else (value,)
+        name = max(parameter.opts, key=len)
+        for one in values:
+            words += [name, str(one)] if isinstance(parameter, click.Option) else [str(one)]
+    return shlex.join(words)
 
 
 def refuse_options(given: frozenset[str], unused: Sequence[str], why: str) -> None:

@@ -1,5 +1,6 @@
 """The command line: one function a verb, no logic. Heavy libraries load when a verb needs them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from udx.arguments import (
     Output,
     OutputFolder,
     Verbs,
+    command_line,
     file_of,
     given_options,
     put_json,
@@ -505,7 +507,7 @@ def bench(
         assert engine is not None
         if hint := hint_of_gpu(engine, request["backend"]):
             tell(hint)
-        report = bench_engine(engine, ticking=ticking, **request)
+        report = replace(bench_engine(engine, ticking=ticking, **request), command=command_line(ctx))
         write_report(report, json=file_of(json_file), html=html_file)
         if json_file == STDOUT:
             put_json(json_file, report.to_json())

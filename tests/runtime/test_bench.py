@@ -123,6 +123,7 @@ def test_frames_of_the_caller_are_timed_and_every_engine_sees_the_same(make_engi
         *([0] * 4 + [1] * 4 + [2] * 4 + [3] * 4),
         *second,
         *([4] * 4 + [0] * 4 + [1] * 4 + [2] * 4),
+        *(0, 1, 2, 3),  # for the profile of both, after everything is measured
     ]
 
 

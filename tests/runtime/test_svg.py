@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udx.runtime.equivalence import Ratio
-from udx.runtime.svg import bars_svg, curves_svg, histogram_svg, ratios_svg, series_svg, standalone, ticks
+from udx.runtime.svg import (
+    bar_chart_svg,
+    bars_svg,
+    blocks_svg,
+    curves_svg,
+    histogram_svg,
+    ratios_svg,
+    series_svg,
+    standalone,
+    ticks,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +63,49 @@ def test_every_sample_is_a_dot() -> None:
     assert series_svg({"a": [1.0, 2.0, 3.0], "b": [2.0, 2.0]}).count("h0") == 5
 
 
-def test_the_margin_and_the_interval_are_to_scale() -> None:
-    ratio = Ratio(ratio=1.0, ci90=(0.99, 1.01), blocks=3, ratios=(0.99, 1.0, 1.01))
-    text = ratios_svg({"one": ratio}, margin=0.01)
+def band_of(text: str) -> tuple[float, float]:
     left, width = map(float, re.search(r'<rect x="([\d.]+)" y="22" width="([\d.]+)"', text).groups())
+    return left, left + width
+
+
+def test_the_margin_and_the_interval_are_to_scale() -> None:
+    ratio = Ratio(ratio=1.0, ci90=(0.99, 1.01), blocks=3, ratios=(0.7, 1.0, 1.3))
+    text = ratios_svg({"one": ratio}, margin=0.01)
     low, high = map(float, re.search(r'<line x1="([\d.]+)"[^>]*x2="([\d.]+)"[^>]*stroke-width="5"', text).groups())
-    assert (low, high) == pytest.approx((left, left + width), abs=0.1)
-    assert text.count("<circle") == 3
+    assert (low, high) == pytest.approx(band_of(text), abs=0.1)
+    assert high - low == pytest.approx(210, abs=0.2)  # half of the axis, whatever single blocks were
+    assert "<circle" not in text and "arrow" not in text
+    assert "+0.00 % (-1.00 to +1.00)" in text
+
+
+def test_an_interval_beyond_the_axis_ends_in_an_arrow() -> None:
+    dear = Ratio(ratio=1.06, ci90=(1.05, 1.07), blocks=3, ratios=(1.05, 1.06, 1.07))
+    wide = Ratio(ratio=1.0, ci90=(0.9, 1.1), blocks=3, ratios=(0.9, 1.0, 1.1))
+    assert ratios_svg({"dear": dear}, margin=0.01).count('class="arrow"') == 1
+    assert ratios_svg({"wide": wide}, margin=0.01).count('class="arrow"') == 2
+
+
+def test_every_block_is_a_dot_on_an_axis_of_its_own() -> None:
+    ratio = Ratio(ratio=1.0, ci90=(0.99, 1.01), blocks=3, ratios=(0.7, 1.0, 1.3))
+    text = blocks_svg({"one": ratio}, margin=0.01)
+    left, right = band_of(text)
+    assert right - left == pytest.approx(420 / 33, abs=0.2)
+    places = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', text)]
+    assert len(places) == 3 and places[0] < left < places[1] < right < places[2]
+
+
+def test_a_bar_chart_has_a_figure_at_every_bar() -> None:
+    text = bar_chart_svg({"large": 12.5, "half": 6.25, "tiny": 0.0012}, unit="%", label="Errors")
+    widths = [float(width) for width in re.findall(r'width="([\d.]+)" height="14"', text)]
+    assert widths[1] == pytest.approx(widths[0] / 2, abs=0.1)
+    for figure in ("12.5 %", "6.25 %", "0.0012 %"):
+        assert figure in text
+    assert max(float(x) for x in re.findall(r'<text x="([\d.]+)"', text)) < 480
+
+
+def test_long_names_lose_their_middle() -> None:
+    text = bar_chart_svg({"a" * 60 + "b" * 60: 1.0}, unit="ms", label="Times")
+    assert "…" in text and "a" * 61 not in text and "b" * 20 in text
 
 
 def test_names_are_escaped() -> None:

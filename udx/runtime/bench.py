@@ -24,6 +24,7 @@ from udx.runtime.identity import Identity, identify
 from udx.runtime.layers import Layers, layer_differences, layers_of
 from udx.runtime.measure import Measurement, Progress, Protocol, Timings, measure
 from udx.runtime.onnx_file import OnnxFile
+from udx.runtime.operators import PROFILED_FRAMES, OperatorTimes, TellsOperators
 from udx.runtime.report import BenchReport, Comparison, EngineReport, LayerComparison
 from udx.runtime.runner import Runner
 from udx.runtime.show import bench_page
@@ -53,7 +54,7 @@ def bench(
     ``frames`` produce real input and are timed as stage ``inputs``; without them one frame is generated from
     the manifest. ``frames_are`` describes them. With ``against``, two controls are measured along: ``engine`` opened a
     second time, and ``positive``, an engine known to cost more, or else ``engine`` with a convolution more, which can
-    be made of ONNX files only.
+    be made of ONNX files only. When all is measured, a few frames run under the backend's profiler, where it has one.
 
     Raises:
         UdxError: an engine cannot be opened or run, or they read different inputs.
@@ -75,14 +76,19 @@ def bench(
             progress=progress,
         )
         after = conditions()
+        compared = [runner for runner in (lineup.engine, lineup.against) if runner]
+        operators = _operators_of(compared if measured.stopped is None else [], frames)
     reports = [
         EngineReport(
             identity=identity,
             settings=dict(runner.settings),
             stages={name: summarise(timings.samples(name), protocol.seed) for name in timings.stages},
             layers=made,
+            operators=profiled,
         )
-        for identity, runner, timings, made in zip(identities, lineup.runners, measured.timings, layers, strict=False)
+        for identity, runner, timings, made, profiled in zip(
+            identities, lineup.runners, measured.timings, layers, operators or [None, None], strict=False
+        )
     ]
     return BenchReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -189,6 +195,20 @@ def _require_same_inputs(one: Runner, other: Runner) -> None:
 def _layers_of(runner: Runner) -> Layers | None:
     with runner:
         return layers_of(runner)
+
+
+def _operators_of(runners: Sequence[Runner], frames: Sequence[Frame]) -> list[OperatorTimes | None]:
+    """Profile a few frames; what was measured is worth more than a profile that fails or is interrupted."""
+    found: list[OperatorTimes | None] = [None] * len(runners)
+    if not any(isinstance(runner, TellsOperators) for runner in runners):
+        return found
+    try:
+        tensors = [frames[at % len(frames)]() for at in range(PROFILED_FRAMES + 1)]
+        for at, runner in enumerate(runners):
+            found[at] = runner.operator_times(tensors) if isinstance(runner, TellsOperators) else None
+    except (UdxError, KeyboardInterrupt):
+        return [None] * len(runners)
+    return found
 
 
 def _compare(

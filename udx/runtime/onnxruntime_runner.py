@@ -1,6 +1,7 @@
 """ONNX engines in ONNX Runtime, on the CPU or a CUDA device."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,6 +13,7 @@ from udx.data.inputs import Tensors
 from udx.errors import MissingHardwareError, UdxError, first_line
 from udx.runtime.isolation import Suspect, check_in_isolation
 from udx.runtime.onnx_file import OnnxFile
+from udx.runtime.operators import OperatorTimes, read_profile
 from udx.runtime.runner import Runner
 from udx.tensors import tensor_spec
 
@@ -63,6 +65,37 @@ class OnnxRuntimeRunner(Runner):
     def _deactivate(self) -> None:
         self._session = None
 
+    def operator_times(self, frames: Sequence[Tensors]) -> OperatorTimes | None:
+        """Run frames under ONNX Runtime's profiler, in a session of its own.
+
+        Args:
+            frames: at least two; the first is the warm-up.
+
+        Returns:
+            None on CUDA, where the profiler times launches and not the work.
+
+        Raises:
+            UdxError: the file was replaced meanwhile, or the profiler's file cannot be written.
+        """
+        assert len(frames) >= 2
+        if self._provider != "cpu":
+            return None
+        content = require_runnable(self._file)
+        folder = self.path.resolve().parent
+        with tempfile.TemporaryDirectory(prefix="udx-profile-") as scratch:
+            profile = Path(scratch) / "profile"
+            session = open_session(content, str(self.path), "cpu", self._threads, folder, profile=profile)
+            try:
+                for tensors in frames:
+                    session.run(self._output_names, dict(tensors))
+                written = Path(session.end_profiling())
+                source = f"ONNX Runtime {_import_onnxruntime().__version__}'s profiler"
+                return read_profile(written, len(frames) - 1, source)
+            except Exception as error:
+                raise UdxError(
+                    f"ONNX Runtime cannot profile {self.path} ({first_line(error)}); free memory or disk space"
+                ) from error
+
 
 def require_runnable(file: OnnxFile) -> bytes:
     """Return the content of a checked file after it has run one frame in a process of its own.
@@ -102,9 +135,23 @@ def run_once(suspect: Suspect) -> None:
 
 
 def open_session(
-    model: bytes, source: str, provider: Provider = "cpu", threads: int | None = None, folder: Path | None = None
+    model: bytes,
+    source: str,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    folder: Path | None = None,
+    *,
+    profile: Path | None = None,
 ) -> Any:
-    """Open a session on a checked model; ``source`` names it in errors, ``folder`` holds weights outside of it.
+    """Open a session on a checked model.
+
+    Args:
+        model: a serialized ``ModelProto``.
+        source: its name in errors.
+        provider: where it runs.
+        threads: within an operator; None is ONNX Runtime's own choice.
+        folder: holds weights outside of the model.
+        profile: beginning of the path that the profiler writes to, until ``end_profiling``; None: no profiler.
 
     Raises:
         UdxError: ONNX Runtime is not installed, lacks the provider, or refuses the model.
@@ -121,6 +168,9 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     if folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if provider == "cuda" and hasattr(ort, "preload_dlls"):

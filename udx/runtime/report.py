@@ -12,6 +12,7 @@ from udx.runtime.equivalence import Equivalence, Ratio
 from udx.runtime.identity import Identity
 from udx.runtime.layers import Layers
 from udx.runtime.measure import Protocol
+from udx.runtime.operators import OperatorTimes
 from udx.runtime.statistics import Summary
 
 SCHEMA: Final = "udx-bench/2"
@@ -40,6 +41,7 @@ class EngineReport:
     stages: dict[str, Summary]
     layers: Layers | None
     accuracy: Accuracy | None = None
+    operators: OperatorTimes | None = None
 
     @property
     def inputs(self) -> Summary:
@@ -57,7 +59,7 @@ class EngineReport:
         return self.stages["end_to_end"]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; of the layers their number and hash."""
+        """Plain values; of the layers their number and hash. Operators are those of a profiled run of its own."""
         layers = self.layers
         accuracy = self.accuracy
         return {
@@ -65,6 +67,7 @@ class EngineReport:
             "settings": dict(self.settings),
             "layers": layers and {"source": layers.source, "count": len(layers.listing), "sha256": layers.sha256},
             "accuracy": accuracy and {"data": accuracy.data, "split": accuracy.split} | accuracy.metrics.to_json(),
+            "operators": self.operators and dataclasses.asdict(self.operators),
             "stages": {name: dataclasses.asdict(summary) for name, summary in self.stages.items()},
         }
 
@@ -133,7 +136,8 @@ class BenchReport:
     """Everything that ``udx bench`` says.
 
     ``created`` is UTC in ISO 8601, ``stopped`` why the measurement ended early, if it did, ``blocks`` how many were
-    measured, ``frames`` describes the input, ``before`` and ``after`` the machine then.
+    measured, ``frames`` describes the input, ``before`` and ``after`` the machine then. ``command`` is the command
+    line that measured, if one did.
     """
 
     created: str
@@ -148,6 +152,7 @@ class BenchReport:
     after: Conditions
     protocol: Protocol
     warnings: tuple[str, ...]
+    command: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -170,6 +175,7 @@ class BenchReport:
         return {
             "schema": SCHEMA,
             "created": self.created,
+            "command": self.command,
             "complete": self.complete,
             "stopped": self.stopped,
             "engine": self.engine.to_json(),
@@ -179,6 +185,48 @@ class BenchReport:
             "protocol": dataclasses.asdict(self.protocol) | measured,
             "warnings": list(self.warnings),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """What one detector has more than another, in points (per cent) of nuScenes' metrics on the same split."""
+
+    mean_ap: float
+    nds: float
+    split: str
+
+
+def gain_of(report: BenchReport) -> Gain | None:
+    """Return what the engine gained over the other; None unless both files were measured on the same data."""
+    mine = report.engine.accuracy
+    theirs = report.against.accuracy if report.against else None
+    if mine is None or theirs is None or (mine.data, mine.split) != (theirs.data, theirs.split):
+        return None
+    return Gain(
+        mean_ap=100 * (mine.metrics.mean_ap - theirs.metrics.mean_ap),
+        nds=100 * (mine.metrics.nds - theirs.metrics.nds),
+        split=mine.split,
+    )
+
+
+def known_of(comparison: Comparison, gain: Gain | None) -> str:
+    """Say in one line what is known of two engines: accuracy where it was measured, graph, kernels, latency.
+
+    ``equivalent`` is the verdict's word and is said only where the verdict is.
+    """
+    layers = comparison.layers
+    graph = "identical graph" if comparison.identical else "different graph"
+    told = [f"{'an' if comparison.identical else 'a'} {graph}"]
+    if layers is not None:
+        told.append("identical kernels" if layers.identical else "different kernels")
+    verdict = comparison.equivalence.verdict
+    if verdict != "cannot tell":
+        told.append(f"{verdict} {'latency' if comparison.judged == 'network' else 'processor time'}")
+    joined = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+    if gain is not None:
+        return f"{gain.mean_ap:+.1f} mAP at {joined}".replace("-", "\N{MINUS SIGN}", 1)
+    joined = joined.partition(" ")[2]
+    return joined[0].upper() + joined[1:]
 
 
 def headline(report: BenchReport) -> str:

@@ -1,20 +1,27 @@
 """A bench report for people: a terminal table, and sections of an HTML page."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from udx.runtime import html, svg
 from udx.runtime.conditions import Conditions, interference
 from udx.runtime.environment import Environment
 from udx.runtime.equivalence import Equivalence, Ratio
 from udx.runtime.measure import GPU
-from udx.runtime.report import BenchReport, Comparison, EngineReport, headline, title_of
+from udx.runtime.operators import OperatorTimes
+from udx.runtime.report import BenchReport, Comparison, EngineReport, Gain, gain_of, headline, known_of, title_of
 from udx.runtime.statistics import Summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_Item = TypeVar("_Item")
+_SHOWN_OF_PROTOCOL: Final = ("input", "measured", "verdict on", "margin", "backend", "threads", "complete")
+_OPERATORS_SHOWN: Final = 8
+_NODES_SHOWN: Final = 20
 STATISTICS = ("median", "95 % from", "95 % to", "mean", "p90", "p95", "p99", "p99.9", "max", "std", "CoV")
+_SHOWN_STATISTICS = ("median", "95 % from", "95 % to", "p99", "max")
 _SHOWN_APART = frozenset({"backend", "version", "provider", "threads"})
 TONES: dict[str, html.Tone] = {"equivalent": "good", "different": "bad", "cannot tell": "unsure"}
 STAGE_NAMES = {"end_to_end": "end to end", "network_cpu": "processor time"}
@@ -52,14 +59,20 @@ def stage_name(stage: str) -> str:
 def bench_page(report: BenchReport) -> str:
     """The whole report as one HTML document."""
     engine = report.engine
-    about = f"{title_of(engine.identity.manifest)} · {engine.identity.file} · {report.created}"
-    title = "Latency report" if report.against is None else "Does it cost anything at inference?"
+    about = f"{title_of(engine.identity.manifest)} · {html.moment(report.created)}"
+    names = list(_engines(report))
+    title = f"{names[0]}: latency" if report.against is None else f"{_both(report)}: accuracy and latency"
     lead = html.paragraph(about, soft=True) + bench_lead(report)
     return html.page(title, bench_sections(report), lead=lead)
 
 
-def bench_lead(report: BenchReport) -> str:
-    """Verdict and key figures, as HTML."""
+def bench_lead(report: BenchReport, gain: Gain | None = None) -> str:
+    """Return what is known of a comparison, and key figures, as HTML.
+
+    Args:
+        report: the measurement.
+        gain: what the engine has more accuracy than the other, where the report itself does not hold it.
+    """
     network, whole, structure = report.engine.network, report.engine.end_to_end, report.engine.identity.structure
     low, high = network.median_ci95
     accuracy = report.engine.accuracy
@@ -76,7 +89,7 @@ def bench_lead(report: BenchReport) -> str:
     )
     if report.comparison is None:
         return figures
-    return _verdict(report.comparison) + figures
+    return _verdict(report.comparison, gain or gain_of(report)) + figures
 
 
 def bench_sections(report: BenchReport) -> list[html.Section]:
@@ -102,32 +115,51 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
             html.Section(f"{name}: latency, ms", _latency_table(engine), half=report.against is not None)
             for name, engine in engines.items()
         ),
-        html.Section("Distribution", histogram, half=True),
+        *(
+            html.Section(f"{name}: where the time goes", _operators_body(engine.operators), half=True, new_row=first)
+            for first, (name, engine) in _first_marked(engines.items())
+            if engine.operators
+        ),
+        html.Section("Distribution", histogram, half=True, new_row=True),
         html.Section("Stages", stages, half=True),
         html.Section("Over time", order, half=True),
-        html.Section("Protocol", html.facts(_protocol_facts(report)), half=True),
-        html.Section("Machine", html.facts(_machine_facts(report.environment)), half=True),
+        html.Section("Protocol", _protocol_body(report), half=True),
+        html.Section("Machine", _machine_body(report.environment), half=True),
         html.Section("Before and after", _conditions_table(report.before, report.after), half=True),
         *(
-            html.Section(f"Engine {name}", html.facts(_identity_facts(engine)), half=True)
-            for name, engine in engines.items()
+            html.Section(f"Engine {name}", _identity_body(engine), half=True, new_row=first)
+            for first, (name, engine) in _first_marked(engines.items())
         ),
+        html.Section("The figures, and how to repeat them", _data_body(report)),
     ]
 
 
 def _tone(comparison: Comparison) -> html.Tone:
     """Good only if all three layers of the proof are."""
     tone = TONES[comparison.equivalence.verdict]
-    same = comparison.identical and (comparison.layers is None or comparison.layers.identical)
-    return "unsure" if tone == "good" and not same else tone
+    return "unsure" if tone == "good" and not _same(comparison) else tone
 
 
-def _verdict(comparison: Comparison) -> str:
+def _same(comparison: Comparison) -> bool:
+    """Whether graph and layers are identical, as far as the backend tells its layers."""
+    return comparison.identical and (comparison.layers is None or comparison.layers.identical)
+
+
+def _verdict(comparison: Comparison, gain: Gain | None) -> str:
+    """Lead with what is known; a clock that could not resolve the margin is a footnote to it."""
     found = comparison.equivalence
     what = "latency" if comparison.judged == "network" else "processor time"
-    word = {"equivalent": f"Equivalent {what}", "different": f"Different {what}", "cannot tell": "Cannot tell"}
-    said = "; ".join((*(f"{layer}: {answer}" for layer, answer in _layers_of_proof(comparison)), found.reason))
-    return html.verdict(_tone(comparison), word[found.verdict], said[0].upper() + said[1:] + ".")
+    tone = _tone(comparison)
+    said = "The backend does not tell its kernels. " if comparison.layers is None else ""
+    if gain is not None:
+        said += f"NDS {gain.nds:+.1f}, on split {gain.split}. "
+    if found.verdict != "cannot tell":
+        reason = found.reason[0].upper() + found.reason[1:]
+        return html.verdict(tone, known_of(comparison, gain), f"{said}{reason}.")
+    if _same(comparison) and (gain is None or gain.mean_ap >= 0):
+        tone = "plain"
+    footnote = f"The clock could not resolve a difference in {what} of {found.margin:.2%}: {found.reason}."
+    return html.verdict(tone, known_of(comparison, gain), said.strip(), footnote=footnote)
 
 
 def _layers_of_proof(comparison: Comparison) -> list[tuple[str, str]]:
@@ -164,16 +196,23 @@ def _interval(ratio: Ratio) -> str:
 
 def _comparison_sections(report: BenchReport, comparison: Comparison) -> Iterable[html.Section]:
     equivalence = comparison.equivalence
-    rows = {"engine / against": equivalence.ab, "engine / itself (A/A control)": equivalence.aa}
+    one, two = _engines(report)
+    rows = {f"{one} / {two}": equivalence.ab, f"{one} twice (control)": equivalence.aa}
     if equivalence.positive:
-        rows["with extra layer / engine (positive control)"] = equivalence.positive
+        rows[f"{one} with an extra layer (control)"] = equivalence.positive
     plot = html.figure(
         svg.ratios_svg(rows, equivalence.margin),
-        f"{stage_name(comparison.judged).capitalize()}: difference of the medians in each of {equivalence.ab.blocks} "
-        "interleaved blocks; bar: 90 % bootstrap interval of their median.",
+        f"{stage_name(comparison.judged).capitalize()}: median difference over {equivalence.ab.blocks} interleaved "
+        "blocks, with its 90 % bootstrap interval.",
+    )
+    cloud = html.figure(
+        svg.blocks_svg(rows, equivalence.margin),
+        "A dot is the difference of the medians in one block, in random order.",
     )
     controls = html.paragraph(f"Positive control: {comparison.about_positive}.", soft=True)
-    yield html.Section("Does it cost more?", plot + _equivalence_table(comparison) + controls, half=True)
+    figures = html.details("All stages, as figures", _equivalence_table(comparison))
+    body = plot + controls + html.details("Every single block", cloud) + figures
+    yield html.Section("Does it cost more?", body, half=True)
     yield html.Section("Is it the same network?", _structure_body(report, comparison), half=True)
 
 
@@ -190,7 +229,7 @@ def _structure_body(report: BenchReport, comparison: Comparison) -> str:
     assert report.against is not None
     one, two = report.engine.identity.structure, report.against.identity.structure
     rows = [
-        ("structural hash", one.sha256[:12], two.sha256[:12]),
+        ("graph, hash", one.sha256[:12], two.sha256[:12]),
         ("nodes", f"{one.nodes:,}", f"{two.nodes:,}"),
         ("parameters", f"{one.parameters:,}", f"{two.parameters:,}"),
         ("parameter bytes", f"{one.parameter_bytes:,}", f"{two.parameter_bytes:,}"),
@@ -200,18 +239,18 @@ def _structure_body(report: BenchReport, comparison: Comparison) -> str:
     layers = comparison.layers
     if layers:
         (mine, theirs), (my_sha, their_sha) = layers.counts, layers.sha256
-        rows.append(("engine layers, lines", f"{mine:,}", f"{theirs:,}"))
-        rows.append(("engine layers, hash", my_sha[:12], their_sha[:12]))
+        rows.append(("kernels", f"{mine:,}", f"{theirs:,}"))
+        rows.append(("kernels, hash", my_sha[:12], their_sha[:12]))
     verdict = "Equal" if comparison.identical else "Not equal"
     said = html.paragraph(f"{verdict}: operators, attributes, wiring, shapes and types, whatever the weights' values.")
     found = html.bullets((*comparison.differences, *(layers.differences if layers else ())))
     source = html.paragraph(
-        f"Engine layers as {layers.source} has them: fused nodes and chosen kernels."
+        f"Kernels as {layers.source} has them: nodes after fusion."
         if layers
-        else "The backend does not tell its layers.",
+        else "The backend does not tell its kernels.",
         soft=True,
     )
-    return said + html.table(("", "engine", "against"), rows) + found + source
+    return said + html.table(("", *_engines(report)), rows) + found + source
 
 
 def _accuracy_table(engines: Mapping[str, EngineReport]) -> str:
@@ -289,7 +328,11 @@ def _statistics(engine: EngineReport) -> list[tuple[str, ...]]:
 
 
 def _latency_table(engine: EngineReport) -> str:
-    return html.table(("", *map(stage_name, engine.stages)), _statistics(engine))
+    """Median with its interval, p99 and maximum; the other statistics are folded."""
+    header = ("", *map(stage_name, engine.stages))
+    rows = {row[0]: row for row in _statistics(engine)}
+    shown = [rows.pop(name) for name in _SHOWN_STATISTICS]
+    return html.table(header, shown) + html.details("Other statistics", html.table(header, list(rows.values())))
 
 
 def _cells(summary: Summary) -> tuple[str, ...]:
@@ -297,6 +340,13 @@ def _cells(summary: Summary) -> tuple[str, ...]:
     percentiles = summary.p90, summary.p95, summary.p99, summary.p99_9
     figures = summary.median, *summary.median_ci95, summary.mean, *percentiles, summary.max, summary.std
     return *(f"{value:.2f}" for value in figures), f"{summary.cov:.1%}"
+
+
+def _protocol_body(report: BenchReport) -> str:
+    """What was measured on what; the rest is folded."""
+    facts = dict(_protocol_facts(report))
+    shown = [(name, facts.pop(name)) for name in _SHOWN_OF_PROTOCOL if name in facts]
+    return html.facts(shown) + html.details("All of the protocol", html.facts(facts.items()))
 
 
 def _protocol_facts(report: BenchReport) -> list[tuple[str, str]]:
@@ -332,36 +382,82 @@ def _comparing_facts(report: BenchReport) -> list[tuple[str, str]]:
     ]
 
 
-def _machine_facts(machine: Environment) -> list[tuple[str, str]]:
+def _operators_body(times: OperatorTimes) -> str:
+    """Milliseconds by operator as bars, and the slowest nodes folded."""
+    operators = times.by_operator()
+    shown = list(operators.items())[:_OPERATORS_SHOWN]
+    bars = {f"{name}, {count} nodes" if count > 1 else name: ms for name, (count, ms) in shown}
+    rest = sum(ms for _, ms in operators.values()) - sum(bars.values())
+    if len(operators) > len(shown):
+        bars[f"{len(operators) - len(shown)} other operators"] = max(rest, 0.0)
+    caption = (
+        f"Milliseconds a frame by operator, {times.total_ms:.2f} in all: mean of {times.frames} frames that "
+        f"{times.source} watched after the measurement, and slowed down."
+    )
+    plot = html.figure(svg.bar_chart_svg(bars, unit="ms", label="Time by operator"), caption)
+    rows = [
+        (node.name or "without a name", node.operator, f"{node.ms:.3f}", f"{node.ms / (times.total_ms or 1.0):.1%}")
+        for node in times.nodes[:_NODES_SHOWN]
+    ]
+    header = ("node", "operator", "ms", "share")
+    return plot + html.details(f"The {len(rows)} slowest nodes", html.table(header, rows, text={"operator"}))
+
+
+def _data_body(report: BenchReport) -> str:
+    """The command, if there was one, and all figures as a file."""
+    command = html.paragraph("Measured by:", soft=True) + html.code(report.command) if report.command else ""
+    name = "-".join(Path(name).stem for name in _engines(report))
+    return command + html.download(f"{name}-latency.json", report.to_json())
+
+
+def _first_marked(items: Iterable[_Item]) -> Iterable[tuple[bool, _Item]]:
+    """Each item with whether it is the first."""
+    return ((index == 0, item) for index, item in enumerate(items))
+
+
+def _both(report: BenchReport) -> str:
+    assert report.against is not None
+    return f"{report.engine.identity.file} against {report.against.identity.file}"
+
+
+def _machine_body(machine: Environment) -> str:
+    known, versions = _machine_facts(machine)
+    return html.facts(known) + html.details("Versions", html.facts(versions))
+
+
+def _machine_facts(machine: Environment) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What the machine is, and which versions are on it."""
     unknown = "not known"
     gpus = [", ".join(f"{key} {value}" for key, value in gpu.items()) for gpu in machine.gpus or ()]
-    return [
+    known = [
         ("CPU", f"{machine.cpu or unknown}, {machine.cores} cores"),
         ("governor", machine.governor or unknown),
         ("load before", unknown if machine.load_1min is None else f"{machine.load_1min:.2f}"),
         ("memory", unknown if machine.memory_gib is None else f"{machine.memory_gib} GiB"),
         ("GPU", "; ".join(gpus) or "none found by nvidia-smi"),
         ("system", machine.os),
-        ("Python", machine.python),
-        ("versions", ", ".join(f"{name} {version}" for name, version in machine.versions.items())),
-        ("commit", machine.git_commit or unknown),
     ]
+    return known, [("Python", machine.python), *machine.versions.items(), ("commit", machine.git_commit or unknown)]
 
 
-def _identity_facts(engine: EngineReport) -> list[tuple[str, str]]:
+def _identity_body(engine: EngineReport) -> str:
+    """What the engine is; hashes and operators are folded."""
     identity, manifest = engine.identity, engine.identity.manifest
     operators = sorted(identity.structure.op_histogram.items(), key=lambda item: (-item[1], item[0]))
     metrics = ", ".join(f"{name} {value:.3f}" for name, value in manifest.metrics.items())
-    return [
+    known = [
         ("detector", title_of(manifest)),
         ("accuracy", metrics or "not evaluated"),
         ("file", f"{identity.file}, {identity.bytes:,} bytes"),
+    ]
+    folded = [
         ("sha256", identity.sha256),
         ("checkpoint", manifest.checkpoint_sha256),
         ("exported by", f"udx {manifest.udx_version}, commit {manifest.git_commit}"),
         ("opset", ", ".join(f"{domain} {version}" for domain, version in identity.structure.opset.items())),
         ("operators", ", ".join(f"{count} {name}" for name, count in operators)),
     ]
+    return html.facts(known) + html.details("Hashes, versions and operators", html.facts(folded))
 
 
 def _short(count: int) -> str:

@@ -103,13 +103,37 @@ def curves_svg(series: Series, *, across: str = "steps", label: str = "Curves ov
     return _svg(parts, height, label)
 
 
+def bar_chart_svg(values: Mapping[str, float], *, unit: str, label: str) -> str:
+    """Draw a horizontal bar for each value, from zero, with its name and its figure.
+
+    Args:
+        values: figures from 0, by name, in the order drawn.
+        unit: said after each figure.
+        label: what a screen reader says of the plot.
+    """
+    assert values
+    top = max(values.values()) or 1.0
+    parts = []
+    for index, (name, value) in enumerate(values.items()):
+        y = 14 + 38 * index
+        figure = f"{value:.3g} {unit}"
+        room = WIDTH - 7 * len(figure) - 8
+        parts.append(_text(0, y, _shortened(name, 70), css="name"))
+        parts.append(
+            f'<rect x="0" y="{y + 5}" width="{room * value / top:.1f}" height="14" rx="3" fill="{COLOURS[0]}"/>'
+        )
+        parts.append(_text(room * value / top + 6, y + 16, figure))
+    return _svg(parts, 38 * len(values), label)
+
+
 def ratios_svg(rows: Mapping[str, Ratio], margin: float) -> str:
-    """Per-block differences in per cent as dots, their median and 90 % interval, and the margin as a band."""
+    """Draw the 90 % intervals of differences in per cent, on an axis of twice the margin, and the margin as a band.
+
+    An interval that reaches beyond the axis ends in an arrow at its edge.
+    """
     assert rows
-    spread = [100 * (value - 1) for ratio in rows.values() for value in ratio.ratios]
-    ends = [100 * (end - 1) for ratio in rows.values() for end in ratio.ci90]
-    reach = max(250 * margin, float(np.percentile(np.abs(spread), 95)) * 1.1, *(1.15 * abs(end) for end in ends))
-    base = 30 + 78 * len(rows)
+    reach = 200 * margin
+    base = 30 + 50 * len(rows)
     band = _x(-100 * margin, -reach, reach), _x(100 * margin, -reach, reach)
     parts = [
         f'<rect x="{band[0]:.1f}" y="22" width="{band[1] - band[0]:.1f}" height="{base - 22}" '
@@ -119,9 +143,41 @@ def ratios_svg(rows: Mapping[str, Ratio], margin: float) -> str:
         _line(_x(0, -reach, reach), 22, _x(0, -reach, reach), base, 'class="axis"'),
     ]
     for index, (name, ratio) in enumerate(rows.items()):
-        y = 68 + 78 * index
+        y = 58 + 50 * index
         colour = COLOURS[index % len(COLOURS)]
-        parts.append(_text(LEFT, y - 26, name, css="name"))
+        ends = [100 * (end - 1) for end in ratio.ci90]
+        figure = f"{100 * (ratio.ratio - 1):+.2f} % ({ends[0]:+.2f} to {ends[1]:+.2f})"
+        parts.append(_text(0, y - 14, _shortened(name, 44), css="name"))
+        parts.append(_text(WIDTH, y - 14, figure, anchor="end", css="name"))
+        low, high = (_x(min(max(end, -reach), reach), -reach, reach) for end in ends)
+        parts.append(_line(low, y, high, y, f'stroke="{colour}" stroke-width="5" stroke-linecap="round"'))
+        for x, way, cut in ((high, 1, ends[1] > reach), (low, -1, ends[0] < -reach)):
+            if cut:
+                points = f"M{x:.1f},{y - 7}L{x + 11 * way:.1f},{y}L{x:.1f},{y + 7}Z"
+                parts.append(f'<path class="arrow" d="{points}" fill="{colour}"/>')
+        if abs(ratio.ratio - 1) * 100 <= reach:
+            middle = _x(100 * (ratio.ratio - 1), -reach, reach)
+            parts.append(_line(middle, y - 9, middle, y + 9, f'stroke="{colour}" stroke-width="3"'))
+    return _svg(parts, base + 44, "Differences with 90 % intervals, and the margin")
+
+
+def blocks_svg(rows: Mapping[str, Ratio], margin: float) -> str:
+    """Draw the difference of every single block in per cent as a dot; the furthest 5 % sit on the edges."""
+    assert rows
+    spread = [100 * (value - 1) for ratio in rows.values() for value in ratio.ratios]
+    reach = max(200 * margin, float(np.percentile(np.abs(spread), 95)) * 1.1)
+    base = 30 + 58 * len(rows)
+    band = _x(-100 * margin, -reach, reach), _x(100 * margin, -reach, reach)
+    parts = [
+        f'<rect x="{band[0]:.1f}" y="22" width="{band[1] - band[0]:.1f}" height="{base - 22}" '
+        'fill="var(--good)" fill-opacity=".13"/>',
+        *_x_axis(-reach, reach, base, "%"),
+        _line(_x(0, -reach, reach), 22, _x(0, -reach, reach), base, 'class="axis"'),
+    ]
+    for index, (name, ratio) in enumerate(rows.items()):
+        y = 58 + 58 * index
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(_text(0, y - 20, _shortened(name, 70), css="name"))
         for place, value in enumerate(ratio.ratios):
             shown = min(max(100 * (value - 1), -reach), reach)
             wobble = 9 * math.sin(2.399963 * place)  # the golden angle spreads neighbours without chance
@@ -129,11 +185,7 @@ def ratios_svg(rows: Mapping[str, Ratio], margin: float) -> str:
                 f'<circle cx="{_x(shown, -reach, reach):.1f}" cy="{y + wobble:.1f}" r="2.6" '
                 f'fill="{colour}" fill-opacity=".4"/>'
             )
-        low, high = (_x(100 * (end - 1), -reach, reach) for end in ratio.ci90)
-        parts.append(_line(low, y, high, y, f'stroke="{colour}" stroke-width="5" stroke-linecap="round"'))
-        middle = _x(100 * (ratio.ratio - 1), -reach, reach)
-        parts.append(_line(middle, y - 13, middle, y + 13, f'stroke="{colour}" stroke-width="3"'))
-    return _svg(parts, base + 44, "Difference per block with 90 % interval and margin")
+    return _svg(parts, base + 44, "Difference in every single block, and the margin")
 
 
 def standalone(drawing: str) -> str:
@@ -184,6 +236,11 @@ def _y_axis(low: float, high: float, top: float, base: float) -> list[str]:
         parts.append(_line(LEFT, y, WIDTH - RIGHT, y, 'class="grid-line"'))
         parts.append(_text(LEFT - 6, y + 4, f"{value:g}", anchor="end"))
     return parts
+
+
+def _shortened(name: str, most: int) -> str:
+    """Cut the middle out of a long name: files of one folder differ at their ends."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
 
 
 def _legend(names: Sequence[str], left: float = LEFT, colours: Sequence[str] = COLOURS) -> list[str]:
