@@ -8,8 +8,9 @@ import pytest
 from udx import formats
 from udx.data.evaluation import Metrics
 from udx.errors import UdxError
-from udx.formats import Comparison, Format, Kept, Request, Row, formats_of, formats_page, open_format
+from udx.formats import PAGE_HEADER, Comparison, Format, Kept, Request, Row, formats_of, formats_page, open_format
 from udx.runtime.conditions import conditions
+from udx.runtime.environment import environment
 from udx.runtime.measure import Protocol
 from udx.runtime.statistics import summarise
 from udx.train.run import Run
@@ -79,18 +80,37 @@ def test_without_a_gpu_its_formats_say_so_and_nothing_is_built(run: Run, monkeyp
 def test_the_table_and_the_page_have_figures_or_the_reason() -> None:
     summary = summarise(np.array([10.0, 10.1] * 10), seed=0)
     rows = (
-        Row(name="ONNX FP32", bytes=2**21, metrics=METRICS, network=summary, end_to_end=summary),
+        Row(name="ONNX FP32", bytes=2**21, sha256="5" * 64, metrics=METRICS, network=summary, end_to_end=summary),
         Row(name="tensorrt FP16", reason="no <NVIDIA> driver is installed"),
         Row(name="tensorrt INT8", reason="no <NVIDIA> driver is installed"),
     )
     now = conditions()
     found = Comparison(
-        run="r", split="val", rows=rows, blocks=2, protocol=Protocol(), before=now, after=now, stopped=None
+        run="r",
+        created="2026-11-28T12:13:00+00:00",
+        checkpoint_sha256="c" * 64,
+        frames="20 keyframes",
+        environment=environment(),
+        warnings=("The machine was <busy>.",),
+        split="val",
+        rows=rows,
+        blocks=2,
+        protocol=Protocol(),
+        before=now,
+        after=now,
+        stopped=None,
+        command="udx bench --run r",
     )
     assert rows[0].cells() == ["ONNX FP32", "2.0", "25.00", "50.00", "10.05", "10.10"]
     assert rows[1].cells() == ["tensorrt FP16", "–", "–", "–", "–", "–"]
-    assert found.reasons() == ["tensorrt FP16, tensorrt INT8: no <NVIDIA> driver is installed"]
+    assert found.reasons() == ["tensorrt FP16; tensorrt INT8: no <NVIDIA> driver is installed"]
+    cells = ["ONNX FP32", "25.00", "50.00", "10.05", "10.00 to 10.10", "10.10", "10.05", "2.0"]
+    assert rows[0].page_cells() == cells and len(PAGE_HEADER) == len(cells)
     page = formats_page(found)
-    assert "no &lt;NVIDIA&gt; driver is installed" in page and "ONNX FP32" in page
+    assert page.count("no &lt;NVIDIA&gt; driver is installed") == 1 and "ONNX FP32" in page
+    for said in ("The machine was &lt;busy&gt;.", "10.00 to 10.10", "5" * 64, "c" * 64, "udx bench --run r"):
+        assert said in page
+    assert "<title>Run r in every format</title>" in page and "28 November 2026, 12:13 UTC" in page
     plain = found.to_json()
+    assert plain["formats"][0]["sha256"] == "5" * 64 and plain["warnings"] == ["The machine was <busy>."]
     assert plain["formats"][1]["network"] is None and plain["formats"][0]["network"]["median"] == summary.median

@@ -495,7 +495,7 @@ def bench(
     if run_folder is not None:
         from udx.formats import HEADER, formats_page  # a run needs torch; an engine does not
 
-        found = bench_run(run_folder, ticking=ticking, phases=phases, **request)
+        found = replace(bench_run(run_folder, ticking=ticking, phases=phases, **request), command=command_line(ctx))
         put_json(json_file, found.to_json())
         if html_file:
             write_text(html_file, formats_page(found))

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,14 @@ from udx.files import read_json, sha256_of, write_json
 from udx.runtime import html, svg
 from udx.runtime.conditions import Conditions, conditions
 from udx.runtime.cuda_driver import cuda_driver, first_device
+from udx.runtime.doubts import doubts_of_stages
 from udx.runtime.engine import open_engine
-from udx.runtime.environment import environment
+from udx.runtime.environment import Environment, environment
 from udx.runtime.frames import keyframe_frames
 from udx.runtime.measure import Protocol, measure
 from udx.runtime.predict import predict_all
 from udx.runtime.runner import Runner
+from udx.runtime.show import conditions_table, machine_body
 from udx.runtime.statistics import Summary, summarise
 from udx.train.run import Run
 
@@ -75,10 +78,11 @@ class Format:
 
 @dataclass(slots=True, kw_only=True)
 class Row:
-    """What was found of a format; ``reason`` is why something is missing."""
+    """What was found of a format; ``sha256`` is its file's, ``reason`` is why something is missing."""
 
     name: str
     bytes: int | None = None
+    sha256: str | None = None
     metrics: Metrics | None = None
     network: Summary | None = None
     end_to_end: Summary | None = None
@@ -91,6 +95,7 @@ class Row:
         return {
             "format": self.name,
             "bytes": self.bytes,
+            "sha256": self.sha256,
             "metrics": self.metrics and self.metrics.to_json(),
             "settings": self.settings,
             **{name: summary and dataclasses.asdict(summary) for name, summary in stages.items()},
@@ -109,15 +114,37 @@ class Row:
             *(f"{value:.2f}" for value in (self.network.median, self.network.p99)),
         ]
 
+    def page_cells(self) -> list[str]:
+        """As the page's table shows them, in the order of ``PAGE_HEADER``."""
+        name, size, mean_ap, nds, median, p99 = self.cells()
+        interval = whole = "–"
+        if self.network is not None and self.end_to_end is not None:
+            low, high = self.network.median_ci95
+            interval, whole = f"{low:.2f} to {high:.2f}", f"{self.end_to_end.median:.2f}"
+        return [name, mean_ap, nds, median, interval, p99, whole, size]
 
+
+PAGE_HEADER = [
+    "format", "mAP, %", "NDS, %", "network median, ms", "95 % interval", "network p99, ms", "end to end median, ms",
+    "MiB",
+]  # fmt: skip
 HEADER = ["format", "MiB", "mAP, %", "NDS, %", "median, ms", "p99, ms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All formats of a run, and how they were compared; ``stopped`` says why the measurement ended early, if so."""
+    """All formats of a run, and how they were compared; ``stopped`` says why the measurement ended early, if so.
+
+    ``created`` is UTC in ISO 8601, ``frames`` describes the input, ``environment`` is the machine before the
+    measurement, ``warnings`` say what makes the figures less trustworthy, ``command`` is the command line.
+    """
 
     run: str
+    created: str
+    checkpoint_sha256: str
+    frames: str
+    environment: Environment
+    warnings: tuple[str, ...]
     split: str
     rows: tuple[Row, ...]
     blocks: int
@@ -125,6 +152,7 @@ class Comparison:
     before: Conditions
     after: Conditions
     stopped: str | None
+    command: str | None = None
 
     def reasons(self) -> list[str]:
         """Why formats have no figures, as sentences; formats with one reason share a sentence."""
@@ -132,17 +160,22 @@ class Comparison:
         for row in self.rows:
             if row.reason:
                 names.setdefault(row.reason, []).append(row.name)
-        return [f"{', '.join(those)}: {reason}" for reason, those in names.items()]
+        return [f"{'; '.join(those)}: {reason}" for reason, those in names.items()]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the machine that it was measured on."""
         return {
             "schema": "udx-formats/1",
             "run": self.run,
+            "created": self.created,
+            "command": self.command,
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "input": self.frames,
+            "warnings": list(self.warnings),
             "split": self.split,
             "formats": [row.to_json() for row in self.rows],
             "protocol": dataclasses.asdict(self.protocol) | {"blocks_measured": self.blocks, "in_flight": 1},
-            "environment": dataclasses.asdict(environment()),
+            "environment": dataclasses.asdict(self.environment),
             "before": dataclasses.asdict(self.before),
             "after": dataclasses.asdict(self.after),
             "complete": self.stopped is None,
@@ -152,16 +185,46 @@ class Comparison:
 
 def formats_page(comparison: Comparison) -> str:
     """The comparison as one self-contained HTML document."""
-    rows = [row.cells() for row in comparison.rows if row.network]
-    bars = {row.name: {"network": row.network.median} for row in comparison.rows if row.network}
-    machine = environment()
-    about = f"Run {comparison.run}, split {comparison.split}; {machine.cpu}, {machine.cores} cores"
-    sections = [
-        html.Section("Side by side", html.table(HEADER, rows)),
-        html.Section("Network, median", html.figure(svg.bars_svg(bars)), half=True),
-        html.Section("What does not run here, and why", html.bullets(comparison.reasons()), half=True),
+    measured = [row for row in comparison.rows if row.network]
+    bars = {row.name: row.network.median for row in measured if row.network}
+    machine, protocol = comparison.environment, comparison.protocol
+    about = (
+        f"Split {comparison.split}; {machine.cpu}, {machine.cores} cores; {html.moment(comparison.created)}. "
+        "The formats take turns in each block."
+    )
+    hashes = [("checkpoint", comparison.checkpoint_sha256), *((row.name, row.sha256 or "") for row in measured)]
+    settings = [
+        (row.name, ", ".join(f"{name} {value}" for name, value in row.settings.items() if value is not None))
+        for row in measured
     ]
-    return html.page("One detector in every format", sections, lead=html.paragraph(about, soft=True))
+    facts = [
+        ("input", comparison.frames),
+        ("in flight", "one frame"),
+        ("warm-up", f"{protocol.warmup} frames a format"),
+        ("measured", f"{comparison.blocks} blocks of {protocol.frames} frames a format, in random order"),
+        ("seed", str(protocol.seed)),
+        ("pinned", "to no core" if protocol.core is None else f"to core {protocol.core}"),
+        ("complete", f"no: {comparison.stopped}" if comparison.stopped else "yes"),
+    ]
+    command = html.paragraph("Measured by:", soft=True) + html.code(comparison.command) if comparison.command else ""
+    plot = svg.bar_chart_svg(bars, unit="ms", label="Median network latency by format")
+    sections = [
+        *([html.Section("Warnings", html.bullets(comparison.warnings))] if comparison.warnings else []),
+        html.Section("Side by side", html.table(PAGE_HEADER, [row.page_cells() for row in measured])),
+        html.Section("Network, median", html.figure(plot), half=True),
+        html.Section("What does not run here, and why", html.bullets(comparison.reasons()), half=True),
+        html.Section(
+            "Protocol", html.facts(facts) + html.details("Backends", html.facts(settings)), half=True, new_row=True
+        ),
+        html.Section("Files", html.details("sha256 of each", html.facts(hashes)), half=True),
+        html.Section("Machine", machine_body(machine), half=True),
+        html.Section("Before and after", conditions_table(comparison.before, comparison.after), half=True),
+        html.Section(
+            "The figures, and how to repeat them",
+            command + html.download(f"{comparison.run}-formats.json", comparison.to_json()),
+        ),
+    ]
+    return html.page(f"Run {comparison.run} in every format", sections, lead=html.paragraph(about, soft=True))
 
 
 def compare_formats(request: Request, ticking: Ticking, phases: Phases) -> Comparison:
@@ -183,7 +246,8 @@ def compare_formats(request: Request, ticking: Ticking, phases: Phases) -> Compa
         rows[one.name] = row = Row(name=one.name)
         try:
             runner = open_format(one, kept, run, request.threads)
-            row.bytes = (run.checkpoint if runner.path.is_dir() else runner.path).stat().st_size
+            file = run.checkpoint if runner.path.is_dir() else runner.path
+            row.bytes, row.sha256 = file.stat().st_size, sha256_of(file)
             row.settings = dict(runner.settings)
             row.metrics = _metrics_of(one, runner, kept, nusc, split, keyframes, ticking)
         except UdxError as error:
@@ -193,21 +257,29 @@ def compare_formats(request: Request, ticking: Ticking, phases: Phases) -> Compa
     if not runners:
         raise UdxError(f"no format of {run.folder} runs here: {rows[next(iter(rows))].reason}")
     frames = keyframe_frames(keyframes[:FRAMES], next(iter(runners.values())).manifest)
-    before = conditions()
+    machine, before = environment(), conditions()
     with ticking("measuring") as tick:
         measured = measure(list(runners.values()), frames, request.protocol, progress=tick)
-    for name, timings in zip(runners, measured.timings, strict=True):
-        rows[name].network, rows[name].end_to_end = (
-            summarise(timings.samples(stage), request.protocol.seed) for stage in ("network", "end_to_end")
-        )
+    stages = {
+        name: {stage: summarise(timings.samples(stage), request.protocol.seed) for stage in timings.stages}
+        for name, timings in zip(runners, measured.timings, strict=True)
+    }
+    for name, found in stages.items():
+        rows[name].network, rows[name].end_to_end = found["network"], found["end_to_end"]
+    after = conditions()
     return Comparison(
         run=run.folder.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoint_sha256=sha256_of(run.checkpoint),
+        frames=f"{len(frames)} keyframes of split {split}",
+        environment=machine,
+        warnings=doubts_of_stages(machine, before, after, list(stages.items()), measured.stopped),
         split=split,
         rows=tuple(rows.values()),
         blocks=measured.timings[0].blocks,
         protocol=request.protocol,
         before=before,
-        after=conditions(),
+        after=after,
         stopped=measured.stopped,
     )
 

@@ -67,6 +67,19 @@ def test_the_report_has_every_layer_and_step(calibrated, tmp_path):
     assert written["budget"]["met"] and written["budget"]["steps"][0]["skipped"] is None
     page = (tmp_path / "r.html").read_text()
     assert "<svg" in page and all(node in page for node in calibrated.placement.nodes)
+    chart = page.partition("<svg")[2].partition("</svg>")[0]
+    assert chart.count("<rect") == chart.count(" %</text>") == len(written["sensitivity"]["blocks"])
+    assert page.count(calibrated.outcome.sentence()) == 1
+
+
+def test_the_report_says_nothing_twice(calibrated, tmp_path):
+    steps = (Step(skipped=None, error=0.0, mAP=0.5, drop=0.25),)
+    outcome = dataclasses.replace(calibrated.outcome, steps=steps, exact_mAP=0.5025, budget=0.5)
+    assert not outcome.vacuous
+    write_report(dataclasses.replace(calibrated, outcome=outcome), html_file=tmp_path / "r.html", json_file=None)
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("points of mAP lost") == 1 and page.count("within the budget of 0.5") == 1
+    assert "<b>+0.25 points of mAP lost</b>With every layer quantized, within the budget of 0.5" in page
 
 
 def test_calibration_and_judgement_share_no_scene(calibrated, two_scenes):

@@ -150,16 +150,20 @@ class Calibrated:
 
     def summary(self) -> str:
         """One line for the terminal."""
-        quantization = self.plan.quantization
-        assert quantization is not None
-        said = [
-            f"{self.path}: {len(quantization.layers)} layers in {self.plan.precision.upper()} by {quantization.method} "
-            f"over {len(quantization.samples)} samples, {self.path.stat().st_size / 2**20:.1f} MiB "
-            f"(FP32: {self.source.stat().st_size / 2**20:.1f})"
-        ]
+        said = [self.description()]
         if self.outcome is not None and not self.outcome.vacuous:
             said.append(self.outcome.sentence())
         return "; ".join([*said, *self.notes])
+
+    def description(self) -> str:
+        """Return what was written and how, without what it lost."""
+        quantization = self.plan.quantization
+        assert quantization is not None
+        return (
+            f"{self.path}: {len(quantization.layers)} layers in {self.plan.precision.upper()} by {quantization.method} "
+            f"over {len(quantization.samples)} samples, {self.path.stat().st_size / 2**20:.1f} MiB "
+            f"(FP32: {self.source.stat().st_size / 2**20:.1f})"
+        )
 
 
 def calibrate(request: Request, bar: Bar) -> Calibrated:

@@ -25,9 +25,9 @@ def page_of_halves(halved: Halved) -> str:
     rows = [[name, f"{largest:.4g}"] for name, largest in ranges]
     sections = [
         html.Section("Largest magnitudes on the samples", html.table(["tensor", "largest"], rows), half=True),
-        html.Section("Nodes that stay FP32", html.table(["node", "because of"], kept), half=True),
+        html.Section("Nodes that stay FP32", html.table(["node", "because of"], kept, text={"because of"}), half=True),
     ]
-    return html.page(f"{halved.path.name}: FP16", sections, lead=html.paragraph(halved.summary()))
+    return html.page(f"{halved.path.name}: FP16", sections, lead=html.paragraph(f"{halved.summary()}.", soft=True))
 
 
 def page(calibrated: Calibrated) -> str:
@@ -43,53 +43,66 @@ def page(calibrated: Calibrated) -> str:
             f"deviation; all together: {100 * analysis.together:.2f} %."
         )
         sections += [
-            html.Section("Sensitivity of the blocks", html.figure(_bars(analysis.blocks), caption)),
-            html.Section("Sensitivity of the layers", html.table(_HEADER, _rows(analysis.layers, calibrated))),
+            html.Section("Sensitivity of the blocks", html.figure(_bars(analysis.blocks), caption), half=True),
+            html.Section("Sensitivity of the layers", _layer_table(analysis.layers, calibrated)),
         ]
     if calibrated.outcome is not None:
         sections.insert(0, html.Section("How the skip list came about", _steps(calibrated)))
     kept = [[node, reason] for reason, nodes in calibrated.plan.float32.items() for node in nodes]
     sections += [
-        html.Section("Layers that stay FP32", html.table(["layer", "because of"], kept), half=True),
-        html.Section("Origin of the scales", html.facts(_origin(calibrated)), half=True),
-        html.Section(
-            "Largest magnitudes of the activations",
-            html.table(
-                ["tensor", "quantized up to"], [[k, f"{v:.4g}"] for k, v in calibrated.scales.activations.items()]
-            ),
-        ),
+        html.Section("Layers that stay FP32", html.table(_KEPT, kept, text=_KEPT), half=True),
+        html.Section("Origin of the scales", _origin(calibrated), half=True),
+        html.Section("Largest magnitudes of the activations", _ranges(calibrated)),
+        html.Section("The figures", html.download(f"{calibrated.path.stem}.json", calibrated.to_json())),
     ]
     return html.page(f"{calibrated.path.name}: {precision}", sections, lead=_lead(calibrated))
 
 
-_HEADER = ["layer", "block", "error at the heads, %", "computes in"]
+_HEADER = ["layer", "error at the heads, %", "computes in", "block"]
+_TEXT = {"computes in", "block"}
+_KEPT = ["layer", "because of"]
+_SHOWN_LAYERS = 12
 
 
 def _lead(calibrated: Calibrated) -> str:
-    lead = html.paragraph(calibrated.summary())
+    lead = html.paragraph("; ".join([calibrated.description(), *calibrated.notes]) + ".", soft=True)
     if calibrated.outcome is None:
         return lead
     tone: html.Tone = "unsure" if calibrated.outcome.vacuous else "good" if calibrated.outcome.met else "bad"
     lost = f"{calibrated.outcome.drop:+.2f} points of mAP lost"
     headline = "Nothing to lose" if calibrated.outcome.vacuous else lost
+    sentence = calibrated.outcome.sentence().removeprefix(headline).strip()
     said = (
-        f"{calibrated.outcome.sentence()}; FP32 has {100 * calibrated.outcome.exact_mAP:.2f} on the same "
-        f"{calibrated.judged} samples of split {calibrated.plan.quantization.split}, none of whose scenes calibrated"
+        f"{sentence[0].upper()}{sentence[1:]}; FP32 has {100 * calibrated.outcome.exact_mAP:.2f} on the same "
+        f"{calibrated.judged} samples of split {calibrated.plan.quantization.split}, none of whose scenes calibrated."
         if calibrated.plan.quantization
         else ""
     )
-    return html.verdict(tone, headline, said) + lead
+    return lead + html.verdict(tone, headline, said)
 
 
 def _bars(blocks: tuple[Sensitivity, ...]) -> str:
-    return svg.bars_svg({item.name: {"error": 100 * item.error} for item in blocks}, unit="%")
+    errors = {item.name: 100 * item.error for item in blocks}
+    return svg.bar_chart_svg(errors, unit="%", label="Error at the heads by block")
+
+
+def _layer_table(layers: tuple[Sensitivity, ...], calibrated: Calibrated) -> str:
+    """The most sensitive layers, and the others folded."""
+    rows = _rows(layers, calibrated)
+    shown, folded = (html.table(_HEADER, part, text=_TEXT) for part in (rows[:_SHOWN_LAYERS], rows[_SHOWN_LAYERS:]))
+    return shown + (html.details(f"{len(rows) - _SHOWN_LAYERS} other layers", folded) if rows[_SHOWN_LAYERS:] else "")
+
+
+def _ranges(calibrated: Calibrated) -> str:
+    rows = [[name, f"{largest:.4g}"] for name, largest in calibrated.scales.activations.items()]
+    return html.details(f"{len(rows)} tensors", html.table(["tensor", "quantized up to"], rows))
 
 
 def _rows(layers: tuple[Sensitivity, ...], calibrated: Calibrated) -> list[list[str]]:
     quantized = set(calibrated.placement.nodes)
     precision = calibrated.plan.precision.upper()
     return [
-        [item.name, item.block, f"{100 * item.error:.3f}", precision if item.name in quantized else "FP32"]
+        [item.name, f"{100 * item.error:.3f}", precision if item.name in quantized else "FP32", item.block]
         for item in layers
     ]
 
@@ -104,14 +117,17 @@ def _steps(calibrated: Calibrated) -> str:
     return html.table(header, rows)
 
 
-def _origin(calibrated: Calibrated) -> list[tuple[str, str]]:
+def _origin(calibrated: Calibrated) -> str:
     quantization = calibrated.plan.quantization
     assert quantization is not None
-    return [
+    known = [
         ("method", quantization.method),
         ("split", quantization.split),
         ("samples", str(len(quantization.samples))),
+    ]
+    folded = [
         ("hash of their tokens", quantization.samples_sha256),
         ("graph in FP32", quantization.source_graph),
         ("written by", calibrated.plan.converter or ""),
     ]
+    return html.facts(known) + html.details("Hashes and version", html.facts(folded))

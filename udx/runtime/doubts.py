@@ -1,12 +1,13 @@
 """What makes the figures of a measurement less trustworthy, a sentence each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from udx.runtime.conditions import Conditions, interference
 from udx.runtime.environment import Environment
 from udx.runtime.measure import GPU
 from udx.runtime.report import EngineReport
+from udx.runtime.statistics import Summary
 
 NOISY_COV: Final = 0.10
 DRIFTING: Final = 0.5
@@ -21,10 +22,34 @@ def doubts_of(
     machine: Environment, before: Conditions, after: Conditions, engines: Sequence[EngineReport], stopped: str | None
 ) -> tuple[str, ...]:
     """Say what makes the figures less trustworthy."""
+    return doubts_of_stages(
+        machine, before, after, [(engine.identity.file, engine.stages) for engine in engines], stopped
+    )
+
+
+def doubts_of_stages(
+    machine: Environment,
+    before: Conditions,
+    after: Conditions,
+    measured: Sequence[tuple[str, Mapping[str, Summary]]],
+    stopped: str | None,
+) -> tuple[str, ...]:
+    """Say what makes the figures less trustworthy.
+
+    Args:
+        machine: as it was before the measurement.
+        before: its state then.
+        after: its state after the measurement.
+        measured: names, each with the latency by stage; ``network`` is one of the stages.
+        stopped: why the measurement ended early, if it did.
+
+    Returns:
+        A sentence for each doubt.
+    """
     said = [f"The measurement ended early: {stopped}."] if stopped else []
     said += _of_the_machine(machine, before, after)
-    for engine in engines:
-        said += _of_an_engine(engine)
+    for name, stages in measured:
+        said += _of_an_engine(name, stages)
     return tuple(said)
 
 
@@ -53,8 +78,8 @@ def _of_the_machine(machine: Environment, before: Conditions, after: Conditions)
         yield f"Other programs compute on the GPU: {'; '.join(before.gpu_processes[:5])}."
 
 
-def _of_an_engine(engine: EngineReport) -> Iterator[str]:
-    name, network, stages = engine.identity.file, engine.network, engine.stages
+def _of_an_engine(name: str, stages: Mapping[str, Summary]) -> Iterator[str]:
+    network = stages["network"]
     if network.cov > NOISY_COV:
         yield f"{name} is noisy: the standard deviation is {network.cov:.0%} of the mean (limit {NOISY_COV:.0%})."
     if network.autocorrelation > DRIFTING:

@@ -124,8 +124,8 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
         html.Section("Stages", stages, half=True),
         html.Section("Over time", order, half=True),
         html.Section("Protocol", _protocol_body(report), half=True),
-        html.Section("Machine", _machine_body(report.environment), half=True),
-        html.Section("Before and after", _conditions_table(report.before, report.after), half=True),
+        html.Section("Machine", machine_body(report.environment), half=True),
+        html.Section("Before and after", conditions_table(report.before, report.after), half=True),
         *(
             html.Section(f"Engine {name}", _identity_body(engine), half=True, new_row=first)
             for first, (name, engine) in _first_marked(engines.items())
@@ -284,7 +284,8 @@ def _parts(engine: EngineReport) -> dict[str, float]:
     return {"inputs": engine.inputs.mean, **told, "host": host}
 
 
-def _conditions_table(before: Conditions, after: Conditions) -> str:
+def conditions_table(before: Conditions, after: Conditions) -> str:
+    """Return the machine's state before and after a measurement, as HTML."""
     rows: list[tuple[str, str, str]] = []
 
     def row(name: str, one: object, two: object) -> None:
@@ -420,7 +421,8 @@ def _both(report: BenchReport) -> str:
     return f"{report.engine.identity.file} against {report.against.identity.file}"
 
 
-def _machine_body(machine: Environment) -> str:
+def machine_body(machine: Environment) -> str:
+    """Return what the machine is as HTML; versions are folded."""
     known, versions = _machine_facts(machine)
     return html.facts(known) + html.details("Versions", html.facts(versions))
 
