@@ -5,8 +5,10 @@ recipe nano would have it, from whom it also inherits weights. Interrupted, it g
 """
 
 import io
+import shlex
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from udx.runtime.draw import draw_frame
 from udx.runtime.engine import open_engine
 from udx.runtime.frames import keyframe_frames
 from udx.runtime.measure import Protocol
-from udx.runtime.report import BenchReport
+from udx.runtime.report import BenchReport, Gain
 from udx.runtime.show import bench_lead, bench_sections
 from udx.train.checkpoint import load_detector
 from udx.train.job import Dataset, Lineup, Request, fit, open_data, resolve_config
@@ -80,6 +82,7 @@ def main(out: Path, root: Path | None, version: str | None) -> None:
         parity_on(exports[name], run, keyframe) for name, run in (("student", student), ("distilled", distilled))
     )
     report = measure(exports["distilled"], data, against=exports["student"])
+    report = replace(report, command=shlex.join(["python", *sys.argv]))
     teacher_report = measure(exports["teacher"], data, against=None)
     models = {"teacher": teacher, "student": student, "distilled": distilled}
     latency = {
@@ -96,7 +99,8 @@ def main(out: Path, root: Path | None, version: str | None) -> None:
     write_json(out / "summary.json", summary)
     picture = draw(exports["distilled"], keyframe, out / "distilled.png")
     rows = table_rows(models, latency)
-    write_text(out / "report.html", page(rows, models, report, parity, picture))
+    gain = Gain(**{key: 100 * summary["gain"][name] for key, name in GAINED.items()}, split=data.val_split)
+    write_text(out / "report.html", page(rows, models, report, parity, picture, gain))
     table("fusion teaches camera (metrics in %, latency of the network in ms)", HEADER, rows)
     say(f"largest difference between torch and ONNX Runtime: {parity:.1e}; report: {out / 'report.html'}")
 
@@ -154,6 +158,7 @@ def draw(export: Export, keyframe: KeyFrame, png: Path) -> bytes:
     return encoded.getvalue()
 
 
+GAINED = {"mean_ap": "mAP", "nds": "NDS"}
 HEADER = ["model", "mAP", "NDS", "mAP +", "NDS +", "mAOE", "mAVE", "median, ms"]
 """mAP and NDS in per cent, mAOE in rad, mAVE in m/s; the gains are the distilled student's over the other; the latency
 is the network's."""
@@ -173,8 +178,24 @@ def table_rows(models: dict[str, Trained], latency: dict[str, float]) -> list[li
     return rows
 
 
-def page(rows: list[list[str]], models: dict[str, Trained], report: BenchReport, parity: float, picture: bytes) -> str:
-    """The report: accuracy, what the distilled student sees, loss curves, latency."""
+def page(
+    rows: list[list[str]],
+    models: dict[str, Trained],
+    report: BenchReport,
+    parity: float,
+    picture: bytes,
+    gain: Gain,
+) -> str:
+    """Return the report as HTML: accuracy, what the distilled student sees, loss curves, latency.
+
+    Args:
+        rows: the table of all models, in the order of ``HEADER``.
+        models: teacher, student and distilled student.
+        report: latency of the distilled student against the student that learned alone.
+        parity: largest difference between torch and ONNX Runtime.
+        picture: what the distilled student sees, as JPEG.
+        gain: what the distilled student has over the other.
+    """
     losses = {name: smoothed([line["detection"] for line in read_log(model.run.log)]) for name, model in models.items()}
     students = {name: losses[name] for name in ("student", "distilled")}
     classes = models["teacher"].metrics["per_class"]
@@ -201,9 +222,13 @@ def page(rows: list[list[str]], models: dict[str, Trained], report: BenchReport,
         *bench_sections(report),
     ]
     lead = html.paragraph(
-        f"A fusion teacher taught a camera student. Largest difference between torch and ONNX Runtime: {parity:.1e}."
+        f"A fusion teacher taught a camera student. Largest difference between torch and ONNX Runtime: {parity:.1e}. "
+        f"{html.moment(report.created)}.",
+        soft=True,
     )
-    return html.page("From nuScenes to a measured engine", sections, lead=lead + bench_lead(report))
+    files = [engine.identity.file for engine in (report.engine, report.against) if engine]
+    title = f"{' against '.join(files)}: from data to a measured engine"
+    return html.page(title, sections, lead=lead + bench_lead(report, gain))
 
 
 def smoothed(values: list[float], over: int = 20) -> list[float]:

@@ -1,5 +1,6 @@
 """The report in a real browser, at the width of a phone and of a desk: it fits, loads nothing, and is silent."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from udx.runtime import html
 from udx.runtime.bench import bench, write_report
 from udx.runtime.measure import Protocol
 
@@ -55,10 +57,25 @@ def test_the_report_fits_and_is_silent(browse, make_engine, tmp_path: Path, widt
     assert len(np.unique(inside[::7], axis=0)) > 50  # text, plots and cards are there
 
 
+def test_a_picture_is_wider_than_a_phone_and_the_page_is_not(browse, tmp_path: Path) -> None:
+    """On a phone a picture of six cameras scrolls at a size where boxes are seen."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (2400, 700), (200, 0, 0)).save(encoded, "PNG")
+    page = tmp_path / "picture.html"
+    page.write_text(html.page("Picture", [html.Section("Cameras", html.image(encoded.getvalue(), "cameras"))]))
+    heights = {}
+    for width in (390, 1280):
+        picture, said = browse(page, width, 900)
+        assert said == []
+        for edge in (picture[:, :MARGIN_PX], picture[:, -MARGIN_PX:]):
+            assert (edge == BACKGROUND).all()
+        heights[width] = int((picture[:, width // 2] == (200, 0, 0)).all(axis=1).sum())
+    assert heights[390] == pytest.approx(350, abs=2)
+    assert heights[1280] == pytest.approx(350, abs=60)
+
+
 def test_the_browser_would_complain(browse, tmp_path: Path) -> None:
     """A page that loads something, or runs a script, is told of: the test above can fail."""
-    from udx.runtime import html
-
     body = '<img src="http://127.0.0.1:9/x.png"><script>document.title = "run"</script>'
     page = tmp_path / "bad.html"
     page.write_text(html.page("Bad", [html.Section("Bad", body)]))

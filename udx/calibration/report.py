@@ -47,13 +47,13 @@ def page(calibrated: Calibrated) -> str:
             html.Section("Sensitivity of the layers", _layer_table(analysis.layers, calibrated)),
         ]
     if calibrated.outcome is not None:
-        sections.insert(0, html.Section("How the skip list came about", _steps(calibrated)))
+        sections.insert(0, html.Section("How the skip list came about", _steps(calibrated), half=True))
     kept = [[node, reason] for reason, nodes in calibrated.plan.float32.items() for node in nodes]
     sections += [
         html.Section("Layers that stay FP32", html.table(_KEPT, kept, text=_KEPT), half=True),
         html.Section("Origin of the scales", _origin(calibrated), half=True),
-        html.Section("Largest magnitudes of the activations", _ranges(calibrated)),
-        html.Section("The figures", html.download(f"{calibrated.path.stem}.json", calibrated.to_json())),
+        html.Section("Largest magnitudes of the activations", _ranges(calibrated), half=True),
+        html.Section("The figures", html.download(f"{calibrated.path.stem}.json", calibrated.to_json()), half=True),
     ]
     return html.page(f"{calibrated.path.name}: {precision}", sections, lead=_lead(calibrated))
 

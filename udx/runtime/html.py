@@ -50,7 +50,8 @@ th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal;
 th:last-child,td:last-child{padding-right:0}th{white-space:normal}
 th.text,td.text{text-align:left}
 @media (max-width:520px){table{font-size:.8rem}th{font-size:.72rem}th,td{padding:6px 4px}section{padding:14px 12px}
-th:first-child,td:first-child{min-width:76px;overflow-wrap:anywhere}}
+th:first-child,td:first-child{min-width:76px;overflow-wrap:anywhere}
+td.text{white-space:normal;overflow-wrap:anywhere}}
 tr:last-child td{border-bottom:0}
 details{margin-top:10px}summary{cursor:pointer;color:var(--soft);font-size:.92rem}
 details[open] summary{margin-bottom:8px}

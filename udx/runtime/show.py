@@ -112,8 +112,8 @@ def bench_sections(report: BenchReport) -> list[html.Section]:
     return [
         *sections,
         *(
-            html.Section(f"{name}: latency, ms", _latency_table(engine), half=report.against is not None)
-            for name, engine in engines.items()
+            html.Section(f"{name}: latency, ms", _latency_table(engine), half=report.against is not None, new_row=first)
+            for first, (name, engine) in _first_marked(engines.items())
         ),
         *(
             html.Section(f"{name}: where the time goes", _operators_body(engine.operators), half=True, new_row=first)
@@ -152,7 +152,7 @@ def _verdict(comparison: Comparison, gain: Gain | None) -> str:
     tone = _tone(comparison)
     said = "The backend does not tell its kernels. " if comparison.layers is None else ""
     if gain is not None:
-        said += f"NDS {gain.nds:+.1f}, on split {gain.split}. "
+        said += f"NDS {gain.nds:+.1f}, on split {gain.split}. ".replace("-", "\N{MINUS SIGN}", 1)
     if found.verdict != "cannot tell":
         reason = found.reason[0].upper() + found.reason[1:]
         return html.verdict(tone, known_of(comparison, gain), f"{said}{reason}.")
