@@ -32,6 +32,7 @@ from udx.train.job import Request, resolve_config
 from udx.train.loop import Job, Progress, train
 from udx.train.recipes import RunConfig
 from udx.train.run import Run
+from udx.workers import end_with_parent
 
 RESULTS: Final = Path(__file__).parent / "results" / "distill_cost.json"
 MODES: Final = ("alone", "online", "cached")
@@ -80,7 +81,7 @@ def one_training(config: RunConfig, folder: Path, teacher: Path | None, cache: P
 
 def apart(config: RunConfig, folder: Path, teacher: Path | None = None, cache: Path | None = None) -> Cost:
     """``one_training`` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         return pool.submit(one_training, config, folder, teacher, cache).result()
 
 

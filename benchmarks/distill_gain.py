@@ -43,6 +43,7 @@ from udx.train.methods import DistillationConfig, unidistill
 from udx.train.predict import predict
 from udx.train.recipes import RunConfig, nano
 from udx.train.run import Run
+from udx.workers import end_with_parent
 
 RESULTS: Final = Path(__file__).parent / "results" / "distill_gain"
 WORLD: Final = WorldSpec(scenes=112, samples=4, sweeps=0, seed=7, image_width_px=264)
@@ -193,7 +194,10 @@ def perform(task: Task, out: Path, split: str) -> str:
 def perform_all(tasks: Sequence[Task], out: Path, split: str, jobs: int, title: str) -> None:
     """Perform tasks side by side, one thread each."""
     tasks = [task for task in {task.name: task for task in tasks}.values() if not metrics_file(out, task).is_file()]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, bar(title) as tick:
+    with (
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=end_with_parent) as pool,
+        bar(title) as tick,
+    ):
         running: set[Future[str]] = {pool.submit(perform, task, out, split) for task in tasks}
         done = 0
         tick(done, len(tasks), "")

@@ -31,6 +31,7 @@ from udx.data.synth import WorldSpec, write_world
 from udx.files import write_json
 from udx.runtime.environment import environment
 from udx.train.recipes import RECIPES, RunConfig
+from udx.workers import end_with_parent
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP_STEPS = 2
@@ -230,7 +231,7 @@ def main(recipe: str, root: Path | None, steps: int, overrides: tuple[str, ...],
             for done, (mode, (student, taught_by)) in enumerate(MODES.items()):
                 tick(done, len(MODES), mode)
                 task = Task(configs[student], world, folder / f"run-{done}", teacher if taught_by else None, steps)
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
                     rows[mode] = pool.submit(measure, task).result()
     result = {
         "recipe": recipe,

@@ -64,10 +64,9 @@ def exported_model(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Ma
     return model, manifest
 
 
-@lru_cache(maxsize=6)
-def _export(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Manifest]:
-    config = config_of(recipe, modality)
-    manifest = Manifest(
+def manifest_for(recipe: str, config: DetectorConfig) -> Manifest:
+    """What an export of this detector says of itself."""
+    return Manifest(
         recipe=recipe,
         spec=config.spec,
         max_boxes=config.max_boxes,
@@ -76,6 +75,12 @@ def _export(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Manifest]
         udx_version="0.1.0",
         rig=rig_for(config),
     )
+
+
+@lru_cache(maxsize=6)
+def _export(recipe: str, modality: Modality) -> tuple[onnx.ModelProto, Manifest]:
+    config = config_of(recipe, modality)
+    manifest = manifest_for(recipe, config)
     frame = frame_of(manifest)
     # A frame at full size takes seconds, and what is built at that size is not run.
     detector = random_detector(config, frame if recipe != "base" else None)

@@ -8,12 +8,11 @@ import onnx
 import pytest
 import torch
 
-from tests.build.exported import frame_of, random_detector, rig_for
+from tests.build.exported import frame_of, manifest_for, random_detector
 from tests.tiny import tiny_detector
 from udx.export.deploy import DeployableDetector
 from udx.export.onnx_export import detections_of, to_onnx
 from udx.export.parity import compare
-from udx.manifest import Manifest
 from udx.models.camera import BACKBONES
 from udx.runtime.engine import open_engine
 from udx.runtime.onnx_file import sealed
@@ -42,15 +41,7 @@ def test_a_backbone_is_exported_and_runs(backbone: str, tmp_path: Path) -> None:
     assert config.camera is not None
     camera = dataclasses.replace(config.camera, backbone=backbone, settings=SMALL[backbone], pretrained=None)
     config = dataclasses.replace(config, camera=camera)
-    manifest = Manifest(
-        recipe="tiny",
-        spec=config.spec,
-        max_boxes=config.max_boxes,
-        checkpoint_sha256="0" * 64,
-        git_commit="unknown",
-        udx_version="0.1.0",
-        rig=rig_for(config),
-    )
+    manifest = manifest_for("tiny", config)
     frame = frame_of(manifest)
     detector = random_detector(config, frame)
     model = to_onnx(DeployableDetector(detector), frame)

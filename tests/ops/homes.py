@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import udx.ops
+from udx.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Home:
 
 
 def interpreter() -> Home:
-    pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=_take_indices_by_item)
+    pool = ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=_be_a_worker)
     hidden = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     before = {name: os.environ.get(name) for name in hidden}
     os.environ.update(hidden)
@@ -50,6 +51,11 @@ def interpreter() -> Home:
             else:
                 os.environ[name] = value
     return Home("interpreter", pool)
+
+
+def _be_a_worker() -> None:
+    end_with_parent()
+    _take_indices_by_item()
 
 
 def _take_indices_by_item() -> None:
