@@ -98,5 +98,5 @@ def test_backends_and_rigs_that_do_not_fit(engine, tmp_path):
             predict(engine, source={"points": tmp_path / "one.npy"}, backend=backend)
     rig = tmp_path / "rig.json"
     rig.write_text(json.dumps({"names": ["A"], "intrinsics": [[[1, 0, 0], [0, float("nan"), 0], [0, 0, 1]]]}))
-    with pytest.raises(UdxError, match=r"rig\.json is no calibration"):
+    with pytest.raises(UdxError, match=r"rig\.json is not valid JSON \(it holds NaN"):
         predict(engine, source={"points": tmp_path / "one.npy", "rig": rig})

@@ -30,7 +30,6 @@ LEFTOVER_AGE_S: Final = 86400.0
 CACHE_VARIABLE: Final = "UDX_CACHE"
 """Environment variable that names the folder for caches."""
 
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _PARTIAL_NAME: Final = re.compile(r"\.udx-([0-9a-f]{8})-[0-9a-f]{16}\.(part|new)")
 _DESCRIPTOR: Final = re.compile(r"/(?:dev|proc/(?:self|thread-self))/fd/(\d+)")
 _STREAMS: Final = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -268,16 +267,13 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse JSON whose numbers are finite and fit into 64 bits, and whose strings can be written again.
+    """Parse JSON whose numbers are finite and fit into 64 bits.
 
     Raises:
         ValueError: it is not such JSON.
         RecursionError: it is nested too deeply.
     """
-    value = json.loads(text, parse_float=_finite, parse_constant=_finite, parse_int=_countable)
-    if _SURROGATE.search(text if isinstance(text, str) else text.decode("utf-8", "surrogatepass")):
-        json.dumps(value, ensure_ascii=False).encode()  # a surrogate without its other half cannot be encoded
-    return value
+    return json.loads(text, parse_float=_finite, parse_constant=_finite, parse_int=_countable)
 
 
 def _countable(text: str) -> int:

@@ -153,6 +153,8 @@ class Manifest:
         """
         try:
             fields = dict(given)
+            # Surrogates without their other half cannot be written into a report or onto a terminal.
+            json.dumps(fields, ensure_ascii=False).encode()
             written, convention, rig = fields.pop("format"), fields["box_convention"], fields.pop("rig", None)
             del fields["student"]
             if written != FORMAT:

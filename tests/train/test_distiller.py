@@ -125,7 +125,7 @@ def test_fixed_weights_multiply_the_raw_losses(images: Tensor) -> None:
     want = {
         "feature": (100, feature_loss(of_student.low_BCHW, of_teacher.low_BCHW, BOXES, GRID)),
         "relation": (40, relation_loss(of_student.high_BCHW, of_teacher.high_BCHW, BOXES, GRID)),
-        "response": (10, response_loss(of_student.heads, of_teacher.heads, BOXES, GRID)),
+        "response": (10, response_loss(of_student.heads, of_teacher.heads, BOXES, GRID, teacher_temperature=2.0)),
     }
     for name, (weight, raw) in want.items():
         torch.testing.assert_close(terms.raw[name], raw.detach())
