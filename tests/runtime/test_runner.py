@@ -16,8 +16,8 @@ from udx.geometry import CameraRig
 from udx.runtime import Runner, TensorSpec, open_engine
 from udx.runtime.onnx_file import expected_inputs, expected_outputs
 
-TOLERANCE = 1e-4
-"""On the CPU: FP32 on both sides, but other orders of summation."""
+TOLERANCE = 2e-4
+"""On the CPU: FP32 on both sides, but other orders of summation, which depend on the number of threads."""
 SHARE = 0.9
 """On a GPU: flat heatmaps of random weights have near ties, which other sums break otherwise."""
 
