@@ -9,6 +9,8 @@ comparison's whole report as a page.
 """
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,7 +46,8 @@ def main(demo: Path, clock: Any, max_minutes: float, blocks: int, out: Path, htm
     with TemporaryDirectory(prefix="udx-proof-") as folder:
         deeper = deeper_student(Run(demo / "student"), Path(folder))
         same = compare("distilled against undistilled", distilled, student, protocol)
-        write_report(same, html=html)
+        command = shlex.join(["python", *sys.argv])
+        write_report(dataclasses.replace(same, command=command), html=html)
         write_json(out, {"distilled": brief(same)})
         # A difference of several margins shows in less time than it takes to rule one out.
         other = compare(

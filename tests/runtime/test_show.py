@@ -71,7 +71,7 @@ def test_the_page_stands_alone(report: BenchReport, alone: bool) -> None:
 def judged(report: BenchReport, verdict: str, *, identical: bool = True, kernels: str = "same") -> BenchReport:
     """The report as if the measurement had found something else."""
     assert report.comparison is not None and report.comparison.layers is not None
-    found = dataclasses.replace(report.comparison.equivalence, verdict=verdict, reason="because of this")
+    found = dataclasses.replace(report.comparison.equivalence, verdict=verdict, reason="of this")
     other = dataclasses.replace(report.comparison.layers, sha256=("a" * 64, "b" * 64))
     layers = {"same": report.comparison.layers, "other": other, "untold": None}[kernels]
     stages = dict(report.comparison.stages) | {report.comparison.judged: found}
@@ -99,7 +99,7 @@ def banner(report: BenchReport) -> str:
 def test_a_page_leads_with_what_is_known_and_the_clock_is_a_footnote(report: BenchReport) -> None:
     text = banner(with_accuracy(judged(report, "cannot tell"), 0.412, 0.265))
     assert text.startswith('plain"><b>+14.7 mAP at an identical graph and identical kernels</b>')
-    assert "<small>The clock could not resolve a difference in latency of 1.00%: because of this.</small>" in text
+    assert "<small>The clock could not resolve a difference in latency of 1.00%: of this.</small>" in text
     assert "quivalent" not in text
     assert banner(judged(report, "cannot tell")).startswith('plain"><b>Identical graph and identical kernels</b>')
 
@@ -107,7 +107,7 @@ def test_a_page_leads_with_what_is_known_and_the_clock_is_a_footnote(report: Ben
 def test_equivalent_is_said_where_the_verdict_says_so(report: BenchReport) -> None:
     text = banner(with_accuracy(judged(report, "equivalent"), 0.412, 0.265))
     assert text.startswith('good"><b>+14.7 mAP at an identical graph, identical kernels and equivalent latency</b>')
-    assert "Because of this" in text and "<small>" not in text
+    assert "Of this." in text and "<small>" not in text
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,11 @@ def test_equivalent_is_said_where_the_verdict_says_so(report: BenchReport) -> No
 def test_the_page_claims_no_more_than_is_known(report, verdict, identical, kernels, tone, said) -> None:
     text = banner(judged(report, verdict, identical=identical, kernels=kernels))
     assert text.startswith(f'{tone}"><b>{said}</b>')
+
+
+def test_the_terminal_says_what_the_page_says(report: BenchReport) -> None:
+    found = headline(with_accuracy(judged(report, "cannot tell"), 0.412, 0.265))
+    assert found == ("+14.7 mAP at an identical graph and identical kernels; latency: cannot tell, because of this.")
 
 
 def test_less_accuracy_is_no_good_news_and_other_data_no_gain(report: BenchReport) -> None:

@@ -230,17 +230,16 @@ def known_of(comparison: Comparison, gain: Gain | None) -> str:
 
 
 def headline(report: BenchReport) -> str:
-    """One sentence: the verdict of a comparison, or the engine's latency."""
+    """One sentence: what is known of two engines and the verdict, or the engine's latency."""
     network, whole = report.engine.network, report.engine.end_to_end
     latency = f"{network.median:.2f} ms median network latency, {network.p99:.2f} ms at p99"
     if report.comparison is None or report.against is None:
         return f"{report.engine.identity.file}: {latency}; {whole.median:.2f} ms end to end"
     comparison = report.comparison
     found = comparison.equivalence
-    structure = "Identical structure" if comparison.identical else "Different structures"
     what = "latency" if comparison.judged == "network" else "processor time"
     joint = "because" if found.verdict == "cannot tell" else "that is,"
-    return f"{structure}{_said_of_layers(comparison)}; {what}: {found.verdict}, {joint} {found.reason}."
+    return f"{known_of(comparison, gain_of(report))}; {what}: {found.verdict}, {joint} {found.reason}."
 
 
 def title_of(manifest: Manifest) -> str:
@@ -248,12 +247,6 @@ def title_of(manifest: Manifest) -> str:
     teacher = (manifest.teacher or {}).get("modality")
     distilled = f", distilled from {teacher}" if teacher else ", distilled" if manifest.teacher else ""
     return f"{manifest.spec.modality} student, recipe {manifest.recipe}{distilled}"
-
-
-def _said_of_layers(comparison: Comparison) -> str:
-    if comparison.layers is None:
-        return ", engine layers not told"
-    return ", identical engine layers" if comparison.layers.identical else ", different engine layers"
 
 
 def _ratio_json(ratio: Ratio | None) -> dict[str, Any] | None:
