@@ -59,7 +59,7 @@ def test_a_deeper_engine_is_another_structure(make_engine) -> None:
     assert "Conv: 2 against 1 nodes" in found.comparison.differences
     assert found.comparison.layers is not None and not found.comparison.layers.identical
     assert any("Conv" in line for line in found.comparison.layers.differences)
-    assert headline(found).startswith("Different structures")
+    assert headline(found).startswith("Different graph")
 
 
 def test_engines_with_other_inputs_are_not_compared(make_engine) -> None:
