@@ -207,7 +207,7 @@ def _comparison_sections(report: BenchReport, comparison: Comparison) -> Iterabl
     )
     cloud = html.figure(
         svg.blocks_svg(rows, equivalence.margin),
-        "A dot is the difference of the medians in one block, in random order.",
+        "A dot is the difference of the medians in one block; its height means nothing.",
     )
     controls = html.paragraph(f"Positive control: {comparison.about_positive}.", soft=True)
     figures = html.details("All stages, as figures", _equivalence_table(comparison))
