@@ -82,7 +82,7 @@ def test_a_step_that_must_end_may_save_what_it_has(gpu_check, tmp_path):
         "try:\n    time.sleep(600)\n"
         f"except KeyboardInterrupt:\n    pathlib.Path({str(kept)!r}).write_text('half of it')\n"
     )
-    gpu_check.run_step(step(gpu_check, program, limit_s=3), 60)
+    gpu_check.run_step(step(gpu_check, program, limit_s=8), 60)
     assert kept.read_text() == "half of it"
 
 
