@@ -22,6 +22,13 @@ os.environ["UDX_CACHE"] = _CACHE.name
 KEYFRAME_ROOT = Path(__file__).resolve().parents[2] / "shared" / "data" / "nuscenes-keyframe"
 
 
+@pytest.fixture(autouse=True)
+def _safe_path_of_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that a test runs in this process sets ``PYTHONSAFEPATH`` for its children, and not for later tests."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    monkeypatch.delenv("PYTHONSAFEPATH")
+
+
 @pytest.fixture(scope="session")
 def keyframe_root() -> Path:
     """Dataroot (v1.0-mini, split ``keyframe``) with one real nuScenes keyframe."""
