@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
+import numpy.typing
 
 from udx.errors import UdxError
 from udx.launch import INTEGERS, Arithmetic, CompiledKernel, Launch, size_of
@@ -33,11 +33,15 @@ MAX_SHARED_BYTES: Final = 48 * 1024
 TENSORRT_NAMES: Final = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16", "int32": "INT32"}
 """Types as TensorRT's combinations spell them."""
 
-ATTRIBUTE_ARRAYS: Final[dict[type, Any]] = {float: npt.NDArray[np.float32], int: npt.NDArray[np.int32]}
+ATTRIBUTE_ARRAYS: Final[dict[type, Any]] = {
+    float: np.ndarray[Any, np.dtype[np.float32]],
+    int: np.ndarray[Any, np.dtype[np.int32]],
+}
 """Attributes are declared as arrays, because TensorRT's parser passes them as arrays of shape (1,).
 
-Declared as ``float``, TensorRT before 11.2 calls ``float(array)``, which NumPy 2.4 and later refuse. Importing
-``numpy.typing`` here is needed, too: TensorRT 11.2 and later read ``numpy.typing`` without importing it.
+Declared as ``float``, TensorRT before 11.2 calls ``float(array)``, which NumPy 2.4 and later refuse; declared as
+``NDArray[numpy.float32]``, it asks ``issubclass`` of what is no class since NumPy 2.5. Importing ``numpy.typing`` here
+is needed, too: TensorRT 11.2 and later read it without importing it.
 """
 
 Compiler = Callable[[Launch], CompiledImage]
