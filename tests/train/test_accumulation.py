@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tiny import tiny_run
+from tests.train.norms import require_equal_norms
 from udx.data.augment import AugmentationConfig, BevAugmentation
 from udx.errors import Interrupted
 from udx.train.learner import Learner
@@ -60,13 +61,14 @@ def test_accumulated_it_is_one_large_batch(many, teacher, tmp_path, monkeypatch,
         train(job)
     whole, *cut = (read_log(job.run.log) for job in jobs)
     assert len(whole) == 4
-    terms = whole[0].keys() - {"seconds", "memory_mb"}
+    terms = whole[0].keys() - {"seconds", "memory_mb", "gradient_norm"}
     assert {"depth", "heatmap", "velocity"} <= terms and ("relation" in terms) is taught
     for log in cut:
         assert len(log) == len(whole)
         for one, other in zip(whole, log, strict=True):
             expected = pytest.approx({name: one[name] for name in terms}, rel=1e-5, abs=1e-6)
             assert {name: other[name] for name in terms} == expected
+        require_equal_norms(whole, log)
 
 
 def test_interrupted_and_resumed_it_is_the_unbroken_run(many, teacher, tmp_path):
