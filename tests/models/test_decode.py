@@ -105,3 +105,13 @@ def test_no_score_of_an_export_is_above_one():
     session = onnxruntime.InferenceSession(file.getvalue())
     (scores,) = session.run(None, {"heatmap_bkhw": heatmap.numpy(), "regression_brhw": regression.numpy()})
     assert 0.9999 < scores.max() <= 1
+
+
+def test_neighbours_whose_sigmoids_are_both_one_are_one_peak():
+    logits = torch.full((1, len(CLASSES), *GRID.shape), -10.0)
+    logits[0, 3, 4, 5], logits[0, 3, 4, 6] = 30.0, 40.0
+    assert (logits[0, 3, 4, 5:7].sigmoid() == 1).all()
+    regression = torch.zeros(1, len(TASKS) * REGRESSION_CHANNELS, *GRID.shape)
+    found = decode(HeadMaps(logits, regression), GRID, 2)
+    assert found.labels_BK[0, 0] == 3 and found.scores_BK[0, 0] == 1
+    assert found.scores_BK[0, 1] < 0.5

@@ -30,8 +30,10 @@ def decode(heads: HeadMaps, grid: BevGrid, max_boxes: int) -> DecodedBoxes:
     ``grid`` is that of the head maps. Geometry is FP32 whatever the maps' type.
     """
     rows, columns = grid.shape
-    heat = heads.heatmap_BKHW.float().sigmoid()
-    is_peak = heat == F.max_pool2d(heat, kernel_size=3, stride=1, padding=1)
+    # Peaks are those of the logits: where sigmoids reach 1, neighbours are equal in one library and not in another.
+    logits = heads.heatmap_BKHW.float()
+    is_peak = logits == F.max_pool2d(logits, kernel_size=3, stride=1, padding=1)
+    heat = logits.sigmoid()
     scores_BK, index_BK = torch.topk((heat * is_peak).flatten(1), max_boxes, dim=1)
     # Rounding toward zero is one node in ONNX, rounding down is eight; indices are not negative.
     labels_BK = torch.div(index_BK, rows * columns, rounding_mode="trunc")
