@@ -63,3 +63,23 @@ def test_busy_workers_end_when_the_parent_is_killed(tmp_path):
 def test_a_process_that_is_no_worker_goes_on():
     end_with_parent()
     assert is_running(os.getpid())
+
+
+def test_a_worker_that_ignores_sigterm_does_not_keep_a_process_from_its_end():
+    code = """
+import multiprocessing, signal, time
+from udx.workers import kill_workers_at_exit
+
+def work(ready):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.set()
+    time.sleep(600)
+
+context = multiprocessing.get_context("fork")
+ready = context.Event()
+kill_workers_at_exit()
+context.Process(target=work, args=(ready,), daemon=True).start()
+ready.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], timeout=120)
+    assert done.returncode == 0

@@ -1,8 +1,9 @@
 """Worker processes that end with the process that started them."""
 
+import atexit
 import os
 import threading
-from multiprocessing import parent_process
+from multiprocessing import active_children, parent_process
 from multiprocessing.connection import wait
 
 
@@ -20,3 +21,19 @@ def end_with_parent() -> None:
 def _exit_after(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
+
+
+def kill_workers_at_exit() -> None:
+    """Kill this process's daemonic children when it exits.
+
+    ``multiprocessing`` sends them SIGTERM at the exit and waits for them. Workers that ignore SIGTERM, so that a signal
+    to the whole group leaves a checkpoint, would keep it waiting for ever.
+    """
+    atexit.unregister(_kill_workers)
+    atexit.register(_kill_workers)
+
+
+def _kill_workers() -> None:
+    for child in active_children():
+        if child.daemon:
+            child.kill()

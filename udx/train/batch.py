@@ -21,6 +21,7 @@ from udx.train.distiller import Lessons
 from udx.train.interrupt import held_back_from_children, ignore_in_worker
 from udx.train.objectives import Objects
 from udx.train.sampling import BatchShare, EpochSampler
+from udx.workers import kill_workers_at_exit
 
 
 @runtime_checkable
@@ -152,6 +153,8 @@ def make_loader(
     ``positions``: what an epoch consists of, by default every sample once. ``share``: which process's part, of how
     many; ``batch_size`` is that of one process, of which ``accumulate`` make a step.
     """
+    if workers:
+        kill_workers_at_exit()
     sampler = EpochSampler(range(len(dataset)) if positions is None else positions, seed)
     loader = DataLoader(
         dataset,
